@@ -1,0 +1,227 @@
+"""Evaluation: does a frozen model reinforcement-learn on tasks it never saw, and how does that compare.
+
+G = tasks, R = rollouts per task, E = episodes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModel
+from transformers.generation.streamers import BaseStreamer
+
+from ad_hf.histories import Histories, collect
+from ad_hf.models import ADConfig, ADModel
+from ad_hf.tasks import Task, TaskFamily, make_vec
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How a model is judged.
+
+    Args:
+        num_episodes: episodes per rollout, all in one context.
+        rollouts_per_task: independent rollouts on each held-out task.
+        bootstrap_samples: resamples behind the 95 % intervals.
+        seed: of the rollouts and the bootstrap.
+    """
+
+    num_episodes: int = 60
+    rollouts_per_task: int = 32
+    bootstrap_samples: int = 1000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_episodes", "rollouts_per_task", "bootstrap_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+
+
+def load_model(path: str) -> ADModel:
+    """Load a checkpoint onto the best device there is, ready to act.
+
+    Raises:
+        ValueError: if `path` holds no checkpoint of this kind.
+    """
+    if not (Path(path) / "config.json").exists():
+        raise ValueError(
+            f"{path} holds no checkpoint (no config.json): train one with `ad-hf train --output {path}`"
+        )
+    try:
+        model = AutoModel.from_pretrained(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"the checkpoint in {path} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(model.config, ADConfig):
+        raise ValueError(
+            f"{path} holds a {model.config.model_type!r} model, not an {ADConfig.model_type!r} one"
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class _CountEpisodes(BaseStreamer):
+    """Tells how many episodes have ended, summed over all rollouts."""
+
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self.ended, self.on_progress = 0, on_progress
+
+    def put(self, value: dict[str, Any]) -> None:
+        self.ended += 1
+        self.on_progress(self.ended)
+
+    def end(self) -> None:
+        pass
+
+
+def in_context_returns(
+    model: ADModel,
+    tasks: Sequence[Task],
+    num_episodes: int,
+    rollouts_per_task: int,
+    seed: int,
+    on_progress: Callable[[int], None] = lambda ended: None,
+) -> np.ndarray:
+    """Returns (G, R, E) of a model with frozen weights that starts with an empty context on every task."""
+    envs = make_vec([task for task in tasks for _ in range(rollouts_per_task)])
+    was_training = model.training
+    output = model.eval().generate(
+        envs, num_episodes=num_episodes, seed=seed, streamer=_CountEpisodes(on_progress)
+    )
+    model.train(was_training)
+    return output.episode_returns.numpy().reshape(len(tasks), rollouts_per_task, num_episodes)
+
+
+def source_returns(
+    source: str,
+    tasks: Sequence[Task],
+    num_episodes: int,
+    rollouts_per_task: int,
+    seed: int,
+    settings: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Returns (G, R, E) of a source that starts from nothing on every task."""
+    learners = [task for task in tasks for _ in range(rollouts_per_task)]
+    histories = collect(learners, source, num_episodes, seed, dict(settings or {}))
+    return histories.return_matrix().reshape(len(tasks), rollouts_per_task, num_episodes)
+
+
+def bootstrap_interval(returns: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of the mean return per episode, over tasks and the rollouts on each.
+
+    Args:
+        returns: (G, R, E).
+        samples: resamples; each draws G tasks, and R rollouts of each drawn task.
+        seed: of the draws.
+
+    Returns:
+        Its lower and its upper end, each (E,).
+    """
+    G, R, _ = returns.shape
+    rng = np.random.default_rng(seed)
+    means = np.stack(
+        [
+            returns[rng.integers(G, size=(G, 1)), rng.integers(R, size=(G, R))].mean(axis=(0, 1))
+            for _ in range(samples)
+        ]
+    )
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    return low, high
+
+
+def evaluate(
+    agents: Mapping[str, ADModel],
+    family: TaskFamily,
+    source: str,
+    source_episodes: int,
+    source_settings: Mapping[str, Any],
+    settings: EvaluateSettings,
+    on_progress: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Play every held-out task with every agent, and with the references that the environment has.
+
+    Args:
+        agents: name -> model: "ad", and "ed" where expert distillation is compared.
+        family: whose test tasks are played.
+        source: the algorithm that was distilled; it starts from scratch on the test tasks.
+        source_episodes: episodes of its whole history, which its schedules are made for; its first
+            `num_episodes` are compared, and its whole curve is kept.
+        source_settings: its settings where they differ from the defaults.
+        settings: how to play.
+        on_progress: called with a line before each agent plays.
+
+    Returns:
+        The report: `{"environment", "optimum", "agents": {name: {"return_per_episode", "low", "high"}},
+        "source_history", "protocol"}`.
+    """
+    tasks, E, R, seed = family["test"], settings.num_episodes, settings.rollouts_per_task, settings.seed
+    curves: dict[str, np.ndarray] = {}
+    for name, model in agents.items():
+        on_progress(f"{name} plays {len(tasks)} held-out tasks, {R} rollouts of {E} episodes each")
+        curves[name] = in_context_returns(model, tasks, E, R, seed)
+    on_progress(f"the source ({source}) learns them from scratch")
+    whole = source_returns(source, tasks, max(source_episodes, E), R, seed, source_settings)
+    curves["source"] = whole[..., :E]
+    optimum = None
+    world = make_vec(tasks[:1]).unwrapped
+    on_progress("references play them")
+    if hasattr(world, "optimal_actions"):
+        curves["random"] = source_returns(
+            "noise", tasks, E, R, seed, {"epsilon_start": 1.0, "epsilon_end": 1.0}
+        )
+        best = source_returns("noise", tasks, 1, R, seed, {"epsilon_start": 0.0, "epsilon_end": 0.0})
+        optimum = float(best.mean())
+    if hasattr(world, "consistent_hypotheses"):
+        curves["posterior_sampling"] = source_returns("posterior-sampling", tasks, E, R, seed)
+    report_agents = {}
+    for name, returns in curves.items():
+        low, high = bootstrap_interval(returns, settings.bootstrap_samples, seed)
+        report_agents[name] = {
+            "return_per_episode": returns.mean(axis=(0, 1)).tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+        }
+    return {
+        "environment": tasks[0].env_id,
+        "optimum": optimum,
+        "agents": report_agents,
+        "source_history": whole.mean(axis=(0, 1)).tolist(),
+        "protocol": {
+            "task_family": {"name": family.name, **family.options},
+            "test_tasks": [dict(task.params) for task in tasks],
+            "source": {"name": source, "num_episodes": source_episodes, "settings": dict(source_settings)},
+            **asdict(settings),
+            "interval": "95 % bootstrap over tasks and rollouts",
+            "parameters": {name: model.num_parameters() for name, model in agents.items()},
+            "context_length": {name: model.config.context_length for name, model in agents.items()},
+            "actions": {
+                name: "sampled" if model.generation_config.do_sample else "greedy"
+                for name, model in agents.items()
+            },
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        },
+    }
+
+
+def history_prompt(histories: Histories, history: int, transitions: int) -> dict[str, torch.Tensor]:
+    """The last transitions of a history as a `prompt=` for `ADModel.generate`; each tensor is (1, L, ...)."""
+    first, last = histories.episode_offsets[histories.history_offsets[[history, history + 1]]]
+    steps = np.arange(max(first, last - transitions), last)
+    return {
+        "observation": torch.from_numpy(histories.observation[steps])[None],
+        "action": torch.from_numpy(histories.action[steps])[None],
+        "reward": torch.from_numpy(histories.reward[steps])[None],
+        "episode_start": torch.from_numpy(np.isin(steps, histories.episode_offsets))[None],
+    }

@@ -1,0 +1,148 @@
+"""Configuration of the Algorithm Distillation transformer."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+DISCRETE, MULTI_DISCRETE = "Discrete", "MultiDiscrete"
+
+# The decoder where none is named: large enough for every grid world of the paper, small enough for a laptop.
+DEFAULT_DECODER: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 256,
+    "hidden_act": "relu2",
+}
+
+
+def space_to_json(space: Any) -> dict[str, Any]:
+    """A Gymnasium space as `ADConfig` stores it.
+
+    Raises:
+        ValueError: if the space is neither Discrete nor MultiDiscrete, or does not count from 0.
+    """
+    kind = type(space).__name__
+    if kind == DISCRETE and space.start == 0:
+        return {"type": kind, "n": int(space.n)}
+    if kind == MULTI_DISCRETE and space.nvec.ndim == 1 and not space.start.any():
+        return {"type": kind, "nvec": space.nvec.tolist()}
+    raise ValueError(
+        f"the model takes {DISCRETE} and flat {MULTI_DISCRETE} spaces that count from 0, not {space}"
+    )
+
+
+@strict
+class ADConfig(PreTrainedConfig):
+    """What an `ADModel` is made of.
+
+    Args:
+        observation_space: a Gymnasium space as JSON: `{"type": "Discrete", "n": 4}` or
+            `{"type": "MultiDiscrete", "nvec": [9, 9]}`.
+        action_space: the same for actions; `Discrete` only.
+        decoder: configuration of the decoder, of any causal model of transformers, as an object or as a dict.
+            A dict without `model_type` changes the default, a Llama of 4 layers and width 64.
+        context_length: W, the longest context in transitions; several episodes, or there is nothing to learn
+            from.
+        tokens_per_transition: 1 (previous action, previous reward and observation summed into one token) or
+            3 (a token each, as in the paper's figure 3; four to five times dearer).
+        label_smoothing: of the training loss, 0 to 1; the paper uses 0.2 in Dark Room Hard.
+
+    Raises:
+        ValueError: if a space is not supported, or the decoder has fewer positions than the context has
+            tokens.
+    """
+
+    model_type = "algorithm_distillation"
+    sub_configs_defaults = {"decoder": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    observation_space: dict = field(default_factory=lambda: {"type": MULTI_DISCRETE, "nvec": [9, 9]})
+    action_space: dict = field(default_factory=lambda: {"type": DISCRETE, "n": 5})
+    decoder: Any = None
+    context_length: int = 80
+    tokens_per_transition: int = 1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.decoder, PreTrainedConfig):
+            decoder = dict(self.decoder or {})
+            if "model_type" not in decoder:
+                decoder = DEFAULT_DECODER | decoder
+            decoder.setdefault("max_position_embeddings", self.context_length * self.tokens_per_transition)
+            # Tokens are embedded outside the decoder, so its own vocabulary is kept to nothing.
+            decoder |= {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+            self.decoder = AutoConfig.for_model(**decoder)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_actions(self) -> int:
+        """A, the number of actions."""
+        return int(self.action_space["n"])
+
+    def validate_spaces(self) -> None:
+        """Refuse spaces that the model has no embedding or head for."""
+        if self.observation_space.get("type") not in (DISCRETE, MULTI_DISCRETE):
+            raise ValueError(
+                f"observation_space is {self.observation_space}, but the types supported are "
+                f"{DISCRETE!r} and {MULTI_DISCRETE!r}"
+            )
+        if self.action_space.get("type") != DISCRETE:
+            raise ValueError(f"action_space is {self.action_space}, but the type supported is {DISCRETE!r}")
+
+    def validate_context(self) -> None:
+        """Refuse contexts that cannot be encoded."""
+        if self.tokens_per_transition not in (1, 3):
+            raise ValueError(f"tokens_per_transition is {self.tokens_per_transition}, but must be 1 or 3")
+        if self.context_length < 2:
+            raise ValueError(f"context_length is {self.context_length} transitions, but must be at least 2")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing}, but must be from 0 up to, not including, 1"
+            )
+        tokens = self.context_length * self.tokens_per_transition
+        positions = getattr(self.decoder, "max_position_embeddings", None) or tokens
+        if positions < tokens:
+            raise ValueError(
+                f"context_length of {self.context_length} transitions is {tokens} tokens, but the decoder "
+                f"has {positions} positions: set max_position_embeddings={tokens} in its configuration"
+            )
+
+
+class ADGenerationConfig(GenerationConfig):
+    """How `ADModel.generate` acts, saved as generation_config.json.
+
+    Of transformers' own settings `do_sample`, `temperature`, `top_k`, `top_p` and `min_p` are meaningful.
+
+    Args:
+        num_episodes: episodes per environment.
+        context_length: W, transitions the model attends to at most; None is the model's own. Lower it to see
+            what a shorter memory costs.
+        do_sample: draw actions from the model's distribution, the default. An agent that always takes the
+            likeliest action does not explore, so it has little to learn from.
+    """
+
+    def __init__(
+        self,
+        num_episodes: int = 100,
+        context_length: int | None = None,
+        do_sample: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.num_episodes = num_episodes
+        self.context_length = context_length
+        super().__init__(do_sample=do_sample, **kwargs)
+
+    @classmethod
+    def from_model_config(cls, model_config: PreTrainedConfig | dict) -> ADGenerationConfig:
+        """The defaults: a model's configuration says nothing about how it is played."""
+        return cls()
+
+
+__all__ = ["ADConfig", "ADGenerationConfig", "space_to_json"]

@@ -1,0 +1,199 @@
+"""Reports: what an evaluation found, as a figure, a page and a JSON file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+from transformers.generation.streamers import BaseStreamer
+
+from ad_hf.models import ADModel
+from ad_hf.tasks import Task
+
+# name -> label, colour; drawn in this order, the agent under study last and on top.
+AGENTS = {
+    "random": ("random", "#9a9fa8"),
+    "posterior_sampling": ("posterior sampling", "#7a8b52"),
+    "source": ("source from scratch", "#c98b3a"),
+    "ed": ("expert distillation", "#b0607c"),
+    "ad": ("algorithm distillation", "#1f6fb4"),
+}
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """Write report.json, report.md and learning_curves.png into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_page(report), encoding="utf-8")
+    draw_learning_curves(report, folder / "learning_curves.png")
+
+
+def episodes_to(curve: list[float], level: float) -> int | None:
+    """The first episode, counted from 1, whose mean return is at least `level`; None if there is none."""
+    reached = np.flatnonzero(np.asarray(curve) >= level)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def summary_rows(report: dict[str, Any]) -> list[list[str]]:
+    """A table of the agents: name, then mean return at some episodes, with the interval of the last tenth."""
+    num_episodes = report["protocol"]["num_episodes"]
+    marks = [e for e in (1, 5, 10, 20, 30, 40, 60, 100, 250, 1000) if e <= num_episodes]
+    rows = [["agent", *(f"episode {mark}" for mark in marks), "last tenth", "95 % interval"]]
+    tenth = max(num_episodes // 10, 1)
+    for name in reversed(AGENTS):
+        if name in report["agents"]:
+            curve, low, high = (report["agents"][name][key] for key in ("return_per_episode", "low", "high"))
+            values = [f"{curve[mark - 1]:.2f}" for mark in marks]
+            interval = f"{np.mean(low[-tenth:]):.2f} to {np.mean(high[-tenth:]):.2f}"
+            rows.append([AGENTS[name][0], *values, f"{np.mean(curve[-tenth:]):.2f}", interval])
+    if report["optimum"] is not None:
+        rows.append(["optimum", *[f"{report['optimum']:.2f}"] * (len(marks) + 1), ""])
+    return rows
+
+
+def _page(report: dict[str, Any]) -> str:
+    """report.md."""
+    header, *rows = summary_rows(report)
+    table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    protocol = report["protocol"]
+    lines = [
+        f"# In-context reinforcement learning on {report['environment']}",
+        "",
+        f"Frozen weights, {len(protocol['test_tasks'])} held-out tasks, {protocol['rollouts_per_task']} "
+        f"rollouts of {protocol['num_episodes']} episodes on each, every rollout from an empty context. "
+        "Mean return per episode.",
+        "",
+        "![learning curves](learning_curves.png)",
+        "",
+        *table,
+        "",
+    ]
+    if report["optimum"] is not None:
+        lines += ["## Episodes to reach a share of the optimum", "", *_pace(report), ""]
+    lines += ["## Protocol", "", "```json", json.dumps(protocol, indent=1), "```", ""]
+    return "\n".join(lines)
+
+
+def _pace(report: dict[str, Any]) -> list[str]:
+    """How many episodes the model and the source need, as a table."""
+    curves = {
+        AGENTS[name][0]: agent["return_per_episode"]
+        for name, agent in report["agents"].items()
+        if name in AGENTS
+    }
+    curves["source, whole history"] = report["source_history"]
+    del curves[AGENTS["source"][0]]
+    shares = (0.5, 0.8, 0.9)
+    rows = [["agent", *(f"{share:.0%}" for share in shares)], ["---"] * 4]
+    for label, curve in curves.items():
+        rows.append([label, *(str(episodes_to(curve, share * report["optimum"]) or "-") for share in shares)])
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
+    """Draw mean return per episode with its 95 % interval, every agent labelled where its curve ends."""
+    from matplotlib.figure import Figure  # half a second, which only a report should cost
+
+    figure = Figure(figsize=(9, 5.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    ends: list[tuple[float, str, str]] = []
+    for name, (label, colour) in AGENTS.items():
+        if name not in report["agents"]:
+            continue
+        agent = report["agents"][name]
+        episodes = np.arange(1, len(agent["return_per_episode"]) + 1)
+        axes.plot(episodes, agent["return_per_episode"], color=colour, linewidth=2.6 if name == "ad" else 1.6)
+        axes.fill_between(episodes, agent["low"], agent["high"], color=colour, alpha=0.16, linewidth=0)
+        ends.append((float(np.mean(agent["return_per_episode"][-3:])), label, colour))
+    top = max(value for value, _, _ in ends)
+    if report["optimum"] is not None:
+        top = report["optimum"]
+        axes.axhline(top, color="#30343b", linewidth=1.2, linestyle=(0, (5, 4)))
+        ends.append((top, "optimum", "#30343b"))
+    last = report["protocol"]["num_episodes"]
+    for height, (_, label, colour) in zip(_spread([end[0] for end in ends], 0.055 * top), ends, strict=True):
+        axes.annotate(
+            label, (last, height), xytext=(8, 0), textcoords="offset points", color=colour, va="center"
+        )
+    axes.set_xlim(1, last)
+    axes.set_ylim(0, top * 1.06)
+    axes.set_xlabel("episode in context")
+    axes.set_ylabel("mean return")
+    tasks = len(report["protocol"]["test_tasks"])
+    axes.set_title(
+        f"{report['environment']}: {tasks} held-out tasks, frozen weights", loc="left", fontsize=12
+    )
+    axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    figure.savefig(path)
+
+
+def _spread(heights: list[float], gap: float) -> list[float]:
+    """The heights moved up just enough that no two labels are closer than `gap`."""
+    order = np.argsort(heights)
+    spread = list(heights)
+    for lower, upper in itertools.pairwise(order):
+        spread[upper] = max(spread[upper], spread[lower] + gap)
+    return spread
+
+
+class _Watched(VectorWrapper, BaseStreamer):
+    """A single environment that shows every step, and every episode as it ends."""
+
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv,
+        on_step: Callable[[str], None],
+        on_episode: Callable[[dict[str, Any]], None],
+    ) -> None:
+        super().__init__(env)
+        self.actions: list[int] = []
+        self.on_step, self.on_episode = on_step, on_episode
+
+    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        result = self.env.step(actions)
+        self.actions.append(int(actions[0]))
+        frames: Any = self.env.render()
+        self.on_step(frames[0])
+        return result
+
+    def put(self, value: dict[str, Any]) -> None:
+        self.on_episode({**value, "actions": self.actions})
+        self.actions = []
+
+    def end(self) -> None:
+        pass
+
+
+def watch(
+    model: ADModel,
+    task: Task,
+    num_episodes: int,
+    temperature: float,
+    seed: int,
+    on_step: Callable[[str], None],
+    on_episode: Callable[[dict[str, Any]], None],
+) -> None:
+    """Play one task and show it.
+
+    Args:
+        model: with frozen weights; its context starts empty.
+        task: in an environment that renders as "ansi".
+        num_episodes: how many, all in one context.
+        temperature: of the actions; 0 takes the likeliest.
+        seed: of the environment and the actions.
+        on_step: called with the room as text after every step.
+        on_episode: called with {"env", "episode", "return", "length", "actions"} as each episode ends.
+    """
+    env = SyncVectorEnv([lambda: task.make(render_mode="ansi")], autoreset_mode=AutoresetMode.DISABLED)
+    watched = _Watched(env, on_step, on_episode)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    model.generate(watched, num_episodes=num_episodes, seed=seed, streamer=watched, **sampling)

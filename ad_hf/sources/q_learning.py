@@ -1,0 +1,75 @@
+"""Tabular Q-learning (Watkins 1989), K learners in lockstep.
+
+K = learners, S = states, A = actions. A state is the index of a discrete observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+from ad_hf.sources import restart
+
+
+def q_learning(
+    envs: VectorEnv,
+    num_episodes: int,
+    seed: int,
+    learning_rate: float = 0.5,
+    discount: float = 0.9,
+    epsilon_start: float = 1.0,
+    epsilon_end: float = 0.02,
+    exploration: float = 0.6,
+    initial_value: float = 0.0,
+) -> None:
+    """Learn with epsilon-greedy exploration that fades; ties are broken at random.
+
+    Args:
+        envs: K environments with discrete observations and actions, autoreset `DISABLED`.
+        num_episodes: episodes per learner.
+        seed: of the environments and the exploration.
+        learning_rate: step size of the update.
+        discount: per environment step; a truncated episode is bootstrapped, a terminated one is not.
+        epsilon_start: probability of a random action in the first episode.
+        epsilon_end: the same once exploration has ended.
+        exploration: the share of the episodes over which epsilon falls, linearly.
+        initial_value: of every entry of the table; above 0 it makes the learner try everything once.
+
+    Raises:
+        ValueError: if observations or actions are not discrete.
+    """
+    num_states, state_of = _discrete_states(envs.single_observation_space)
+    if not isinstance(envs.single_action_space, spaces.Discrete):
+        raise ValueError(f"tabular Q-learning needs a Discrete action space, got {envs.single_action_space}")
+    K, A = envs.num_envs, int(envs.single_action_space.n)
+    rng = np.random.default_rng(seed)
+    rows = np.arange(K)
+    q = np.full((K, num_states, A), initial_value, dtype=np.float32)
+    state = state_of(envs.reset(seed=seed)[0])
+    episode = np.zeros(K, dtype=np.int64)
+    while episode.min() < num_episodes:
+        progress = np.minimum(episode / (exploration * num_episodes), 1)
+        epsilon = epsilon_start + (epsilon_end - epsilon_start) * progress
+        values = q[rows, state]  # (K, A)
+        # A tiny random number per entry breaks ties; an explorer's numbers are large enough to decide alone.
+        scale = np.where(rng.random(K) < epsilon, 1e6, 1e-6)
+        action = (values + rng.random((K, A), dtype=np.float32) * scale[:, None]).argmax(axis=1)
+        observation, reward, terminated, truncated, _ = envs.step(action)
+        target = reward + discount * ~terminated * q[rows, state_of(observation)].max(axis=1)
+        q[rows, state, action] += learning_rate * (target - values[rows, action])
+        done = terminated | truncated
+        episode += done
+        state = state_of(restart(envs, observation, done))
+
+
+def _discrete_states(space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
+    """The number of states of a discrete space, and the function from observations to states (K,)."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n), lambda observation: observation - space.start
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        place_values = np.cumprod([1, *space.nvec[:0:-1]])[::-1]
+        return int(np.prod(space.nvec)), lambda observation: (observation - space.start) @ place_values
+    raise ValueError(f"tabular Q-learning needs Discrete or MultiDiscrete observations, got {space}")

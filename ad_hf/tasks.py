@@ -1,0 +1,185 @@
+"""Tasks and task families: what an in-context learner is trained on and what it has never seen.
+
+A task is one environment with its parameters fixed: Dark Room with the goal at (3, 5). A family is many tasks
+that share an environment, divided into splits. Algorithm Distillation is judged on tasks that no history was
+collected on, so splits that share a task are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import AutoresetMode
+
+# name -> "module:function", a function of options that returns a TaskFamily
+TASK_FAMILIES: dict[str, str] = {
+    "dark-room": "ad_hf.envs.dark_room:dark_room_family",
+    "dark-room-hard": "ad_hf.envs.dark_room:dark_room_hard_family",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One environment with its parameters fixed.
+
+    Args:
+        env_id: a Gymnasium environment id.
+        params: keyword arguments of the environment's constructor, JSON values only.
+    """
+
+    env_id: str
+    params: Mapping[str, Any]
+
+    @cached_property
+    def json(self) -> str:
+        """The whole task as a JSON string, the same for equal tasks."""
+        return json.dumps({"env_id": self.env_id, "params": dict(self.params)}, sort_keys=True)
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that name the task: a hash of `json`."""
+        return hashlib.sha256(self.json.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """The task that `json` describes."""
+        return cls(**json.loads(text))
+
+    def make(self, **kwargs: Any) -> gym.Env:
+        """The task as a single Gymnasium environment; `kwargs` go to `gymnasium.make`."""
+        return gym.make(self.env_id, **self.params, **kwargs)
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    """Tasks that share an environment, divided into splits that share no task.
+
+    `family["train"]` is a tuple of tasks.
+
+    Args:
+        name: the family's name, also the name of the dataset config that holds its histories.
+        splits: split name -> tasks.
+        options: the arguments the family was loaded with, so that a recipe can name it again.
+
+    Raises:
+        ValueError: if two splits share a task, or a split is empty.
+    """
+
+    name: str
+    splits: Mapping[str, tuple[Task, ...]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        owner: dict[str, str] = {}
+        for split, tasks in self.splits.items():
+            if not tasks:
+                raise ValueError(f"split {split!r} of task family {self.name!r} has no tasks")
+            for task in tasks:
+                if owner.setdefault(task.id, split) != split:
+                    both = f"the splits {owner[task.id]!r} and {split!r} of {self.name!r}"
+                    raise ValueError(
+                        f"task {task.json} is in {both}: a task that is trained on cannot be a test"
+                    )
+
+    def __getitem__(self, split: str) -> tuple[Task, ...]:
+        if split not in self.splits:
+            known = list(self.splits)
+            raise ValueError(f"task family {self.name!r} has no split {split!r}: choose one of {known}")
+        return self.splits[split]
+
+
+def load_task_family(name: str, **options: Any) -> TaskFamily:
+    """Build a registered task family.
+
+    Args:
+        name: a name in `TASK_FAMILIES`, for example "dark-room".
+        options: of the family's own function, for example `seed=1` or `fold=2`.
+
+    Raises:
+        ValueError: if there is no such family, or an option has no such value.
+    """
+    if name not in TASK_FAMILIES:
+        raise ValueError(f"unknown environment {name!r}: choose one of {sorted(TASK_FAMILIES)}")
+    module, function = TASK_FAMILIES[name].split(":")
+    return getattr(importlib.import_module(module), function)(**options)
+
+
+def split_tasks(
+    tasks: Sequence[Task], num_test: int, seed: int = 0, fold: int | None = None, num_folds: int = 5
+) -> dict[str, tuple[Task, ...]]:
+    """A seeded train/test split, or one fold of a seeded partition; both parts keep the order of `tasks`.
+
+    Args:
+        tasks: all tasks of a family.
+        num_test: how many of them are test tasks, where `fold` is None.
+        seed: of the split or the partition.
+        fold: 0 ... num_folds - 1; over all folds every task is a test task exactly once.
+        num_folds: parts of the partition.
+
+    Raises:
+        ValueError: if there is no such fold.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(tasks))
+    if fold is None:
+        held_out = shuffled[:num_test]
+    elif 0 <= fold < num_folds:
+        held_out = np.array_split(shuffled, num_folds)[fold]
+    else:
+        raise ValueError(f"fold is {fold}, but there are {num_folds}: choose 0 to {num_folds - 1}")
+    test = set(held_out.tolist())
+    return {
+        "train": tuple(task for i, task in enumerate(tasks) if i not in test),
+        "test": tuple(task for i, task in enumerate(tasks) if i in test),
+    }
+
+
+def make_vec(
+    tasks: Sequence[Task], autoreset_mode: AutoresetMode = AutoresetMode.DISABLED
+) -> gym.vector.VectorEnv:
+    """One vector environment with task i in row i: the native one where it takes an `autoreset_mode`.
+
+    A native vector environment gets a parameter that all tasks share as it is, and any other as a list with a
+    value per row. With `DISABLED`, the default, a finished row is restarted by
+    `reset(options={"reset_mask": done})`, so `step` always returns the true next observation and every step
+    is a real one.
+
+    Raises:
+        ValueError: if the tasks are of more than one environment, or name different parameters.
+    """
+    env_ids = {task.env_id for task in tasks}
+    if len(env_ids) != 1:
+        found = sorted(env_ids) or "none"
+        raise ValueError(f"one vector environment holds tasks of one environment, not of {found}")
+    env_id = env_ids.pop()
+    if not _takes_autoreset_mode(gym.spec(env_id).vector_entry_point):
+        return gym.vector.SyncVectorEnv([task.make for task in tasks], autoreset_mode=autoreset_mode)
+    for task in tasks:
+        if task.params.keys() != tasks[0].params.keys():
+            raise ValueError(
+                f"tasks {tasks[0].json} and {task.json} name different parameters: "
+                "name the same ones in every task of a vector environment"
+            )
+    columns = {key: [task.params[key] for task in tasks] for key in tasks[0].params}
+    params: dict[str, Any] = {
+        key: column[0] if all(value == column[0] for value in column) else column
+        for key, column in columns.items()
+    }
+    return gym.make_vec(env_id, num_envs=len(tasks), autoreset_mode=autoreset_mode, **params)
+
+
+def _takes_autoreset_mode(entry_point: Any) -> bool:
+    """Whether a vector entry point lets its caller choose; Gymnasium's own CartPole, for one, does not."""
+    if entry_point is None:
+        return False
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return "autoreset_mode" in inspect.signature(creator).parameters

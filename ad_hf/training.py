@@ -1,0 +1,360 @@
+"""Training: one readable loop on Accelerate, from one CPU core to many machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import get_cosine_schedule_with_warmup
+
+from ad_hf.evaluation import in_context_returns
+from ad_hf.histories import Histories
+from ad_hf.models import ADConfig, ADModel
+from ad_hf.tasks import TaskFamily
+from ad_hf.windows import WindowSettings, window_batches
+
+RECIPE = "recipe.json"
+LOG = "training_log.jsonl"
+STATE = "training_state.safetensors"
+PROGRESS = "training_state.json"
+MAY_CHANGE = {  # between a run and its resumption
+    "log_every",
+    "evaluate_every",
+    "evaluate_episodes",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "trackers",
+    "transformers_version",
+}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is trained.
+
+    Args:
+        updates: optimizer steps.
+        batch_size: windows per update, over all processes and accumulation steps.
+        accumulation: passes an update's windows are split into, where memory is short.
+        learning_rate: the peak, after warm-up; then a cosine to 0.
+        warmup: updates of linear warm-up.
+        weight_decay: of AdamW, on matrices only.
+        beta2: of AdamW; .95 forgets the steep first updates sooner than .999.
+        max_grad_norm: gradients are clipped to this norm.
+        mixed_precision: "no" or "bf16".
+        log_every: updates between two lines of the log.
+        evaluate_every: updates between two short in-context evaluations on held-out tasks; 0 for none.
+        evaluate_episodes: episodes of such an evaluation.
+        checkpoint_every: updates between two checkpoints; 0 for one at the end.
+        keep_checkpoints: how many of them are kept.
+        trackers: names of Accelerate's experiment trackers, for example ["tensorboard"].
+        seed: of the weights, the windows and dropout.
+    """
+
+    updates: int = 1000
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    mixed_precision: str = "no"
+    log_every: int = 20
+    evaluate_every: int = 0
+    evaluate_episodes: int = 40
+    checkpoint_every: int = 250
+    keep_checkpoints: int = 2
+    trackers: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}, but must be 'no' or 'bf16'")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which accumulation={self.accumulation} passes "
+                "cannot share equally"
+            )
+
+
+def train(
+    histories: Histories,
+    config: ADConfig,
+    windows: WindowSettings,
+    settings: TrainSettings,
+    output: Path,
+    family: TaskFamily | None = None,
+    recipe: dict[str, Any] | None = None,
+    resume: bool = False,
+    on_update: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> ADModel:
+    """Train a model to predict the next action of learning histories.
+
+    Every update is a function of the seed and its number, so a resumed run repeats an uninterrupted one: bit
+    for bit on one process.
+
+    Args:
+        histories: to train on.
+        config: of the model.
+        windows: how the histories are cut.
+        settings: of the optimisation.
+        output: the folder for the model, the checkpoints, the log and the recipe.
+        family: its test tasks are what `evaluate_every` plays; None for no such evaluation.
+        recipe: saved as recipe.json beside the weights.
+        resume: go on from the last checkpoint in `output`, if there is one.
+        on_update: called with every line of the log.
+
+    Returns:
+        The trained model, as saved in `output`.
+
+    Raises:
+        ValueError: if `output` holds another run, or windows do not fit the histories or the processes.
+    """
+    checkpoints = output / "checkpoints"
+    last = _last_checkpoint(checkpoints)
+    if not resume and output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=list(settings.trackers) or None,
+        project_dir=output,
+    )
+    world, rank = accelerator.num_processes, accelerator.process_index
+    if settings.batch_size % (world * settings.accumulation):
+        raise ValueError(
+            f"batch_size is {settings.batch_size}, which {world} processes with "
+            f"accumulation={settings.accumulation} cannot share equally: "
+            f"choose a multiple of {world * settings.accumulation}"
+        )
+    torch.manual_seed(settings.seed)  # the same weights on every process, and below other dropout on each
+    model = ADModel(config)
+    optimizer = _optimizer(model, settings)
+    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup, settings.updates)
+    torch.manual_seed(settings.seed + 1 + rank)
+    made_with = {"train": asdict(settings), "windows": asdict(windows), "model": config.to_dict()}
+    first = 0
+    if last is not None:
+        first = _load_checkpoint(last, model, optimizer, schedule, made_with, rank)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        _keep_log(output / LOG, first)
+    accelerator.init_trackers(
+        "ad-hf", {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | str)}
+    )
+
+    batches = window_batches(
+        histories,
+        windows,
+        settings.batch_size,
+        config.context_length,
+        config.num_actions,
+        settings.seed,
+        first,
+        rank,
+        world,
+    )
+    clock, clocked = time.perf_counter(), first
+    for update in range(first + 1, settings.updates + 1):
+        loss = _update(accelerator, model, optimizer, next(batches), settings)
+        schedule.step()
+
+        line: dict[str, Any] = {}
+        if update % settings.log_every == 0 or update == settings.updates:
+            now = time.perf_counter()
+            speed = (update - clocked) * settings.batch_size * config.context_length / (now - clock)
+            clock, clocked = now, update
+            line = {
+                "loss": accelerator.reduce(loss, "mean").item(),
+                "learning_rate": schedule.get_last_lr()[0],
+                "transitions_per_second": round(speed),
+            }
+        if family is not None and settings.evaluate_every and update % settings.evaluate_every == 0:
+            line |= _short_evaluation(accelerator, model, family, settings)
+            clock, clocked = time.perf_counter(), update
+        if line:
+            line = {"update": update, **line}
+            accelerator.log(line, step=update)
+            if accelerator.is_main_process:
+                with (output / LOG).open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(line) + "\n")
+                on_update(line)
+        due = settings.checkpoint_every and update % settings.checkpoint_every == 0
+        if due or update == settings.updates:
+            _save_checkpoint(
+                accelerator, checkpoints, update, model, optimizer, schedule, made_with, settings
+            )
+    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    if accelerator.is_main_process:
+        _publish(model, output, recipe)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return model.eval()
+
+
+def _update(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, torch.Tensor],
+    settings: TrainSettings,
+) -> torch.Tensor:
+    """One optimizer step on this process's windows, in `accumulation` passes; the mean loss."""
+    parts = {
+        name: values.to(accelerator.device).chunk(settings.accumulation) for name, values in batch.items()
+    }
+    total = torch.zeros((), device=accelerator.device)
+    for part in range(settings.accumulation):
+        with accelerator.accumulate(model):
+            loss = model(**{name: values[part] for name, values in parts.items()}).loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            total += loss.detach() / settings.accumulation
+    return total
+
+
+def _optimizer(model: ADModel, settings: TrainSettings) -> torch.optim.AdamW:
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
+
+
+def _short_evaluation(
+    accelerator: Accelerator, model: torch.nn.Module, family: TaskFamily, settings: TrainSettings
+) -> dict[str, float]:
+    """Play held-out tasks on the main process: mean return of the first and the last tenth of episodes."""
+    values = {}
+    if accelerator.is_main_process:
+        episodes, rollouts = settings.evaluate_episodes, 4
+        playing = accelerator.unwrap_model(model)  # and its autocast, which training goes on with
+        returns = in_context_returns(playing, family["test"], episodes, rollouts, settings.seed).mean(
+            axis=(0, 1)
+        )
+        tenth = max(episodes // 10, 1)
+        values = {
+            "return_first": float(returns[:tenth].mean()),
+            "return_last": float(returns[-tenth:].mean()),
+        }
+    accelerator.wait_for_everyone()
+    return values
+
+
+def _last_checkpoint(checkpoints: Path) -> Path | None:
+    """The checkpoint with the most updates; only whole ones have this name."""
+    return max(checkpoints.glob("update-*"), default=None)
+
+
+def _save_checkpoint(
+    accelerator: Accelerator,
+    checkpoints: Path,
+    update: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    made_with: dict[str, Any],
+    settings: TrainSettings,
+) -> None:
+    """Save all that the next update depends on: written beside the others, then renamed; old ones go last."""
+    generators = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device)).cpu()
+    if accelerator.is_main_process:
+        state = {"random": generators}
+        if torch.cuda.is_available():
+            state["random_cuda"] = torch.cuda.get_rng_state()
+        for number, values in optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+        progress = {"update": update, "schedule": schedule.state_dict(), "made_with": made_with}
+        partial = checkpoints / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        accelerator.unwrap_model(model).save_pretrained(partial)
+        save_file(state, partial / STATE)
+        (partial / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+        partial.rename(checkpoints / f"update-{update:08d}")
+        for old in sorted(checkpoints.glob("update-*"))[: -settings.keep_checkpoints]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def _load_checkpoint(
+    checkpoint: Path,
+    model: ADModel,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    made_with: dict[str, Any],
+    rank: int,
+) -> int:
+    """Bring everything to where the checkpoint was saved; the number of updates done.
+
+    Raises:
+        ValueError: if it was made with other settings, or is damaged.
+    """
+    try:
+        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        state = load_file(checkpoint / STATE)
+        weights = load_file(checkpoint / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is damaged ({error}): remove it to resume from the one before"
+        ) from error
+    for part, now in json.loads(json.dumps(made_with)).items():
+        then = progress["made_with"][part]
+        for name in sorted(now.keys() | then.keys()):
+            if now.get(name) != then.get(name) and name not in MAY_CHANGE:
+                raise ValueError(
+                    f"{checkpoint} was made with {part}.{name}={then.get(name)}, not {now.get(name)}: "
+                    "resume with the same settings, or choose another --output"
+                )
+    model.load_state_dict(weights)
+    tensors: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".")
+            tensors.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": tensors, "param_groups": optimizer.state_dict()["param_groups"]})
+    schedule.load_state_dict(progress["schedule"])
+    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate
+    if rank < len(state["random"]):
+        torch.set_rng_state(state["random"][rank])
+    if "random_cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random_cuda"])
+    return progress["update"]
+
+
+def _keep_log(path: Path, updates: int) -> None:
+    """Drop the lines of updates that will be done again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["update"] <= updates]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _publish(model: ADModel, output: Path, recipe: dict[str, Any] | None) -> None:
+    """Put the trained model into the output folder, file by whole file."""
+    partial = output / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    if recipe is not None:
+        (partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    for file in partial.iterdir():
+        file.replace(output / file.name)
+    partial.rmdir()

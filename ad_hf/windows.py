@@ -1,0 +1,208 @@
+"""Windows: the fixed-length slices of learning histories that the model is trained on.
+
+B = windows in a batch, L = transitions in a window, M = episodes a window may touch, A = actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ad_hf.histories import Histories
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How windows are cut.
+
+    Args:
+        episode_stride: source episodes from one episode of a window to the next, on average; each distance is
+            drawn uniformly from 1 to twice as many less one. At 1 windows are the history itself. A source
+            that needs 100 episodes to learn teaches a model with a stride of 40 to learn in a handful.
+        token_mask: probability that a transition is hidden from the decoder, which has to predict its action
+            all the same (Laskin et al. 2022 use 0.3).
+        expert_share: the last share of each history that ED, expert distillation, is trained on.
+    """
+
+    episode_stride: int = 1
+    token_mask: float = 0.0
+    expert_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.episode_stride < 1:
+            raise ValueError(f"episode_stride is {self.episode_stride}, but must be at least 1")
+        if not 0 <= self.token_mask < 1:
+            raise ValueError(f"token_mask is {self.token_mask}, but must be from 0 up to, not including, 1")
+        if not 0 < self.expert_share <= 1:
+            raise ValueError(f"expert_share is {self.expert_share}, but must be above 0 and at most 1")
+
+
+def check_length(histories: Histories, length: int) -> None:
+    """Refuse windows that do not fit into every history.
+
+    Raises:
+        ValueError: if a history has fewer than `length` transitions.
+    """
+    shortest = int(np.diff(histories.episode_offsets[histories.history_offsets]).min())
+    if length > shortest:
+        raise ValueError(
+            f"a window has {length} transitions, but the shortest history has {shortest}: "
+            f"lower the context to {shortest} or collect more episodes"
+        )
+
+
+def draw_windows(
+    histories: Histories, batch_size: int, length: int, episode_stride: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose windows: any history, any first step, episodes one after another with gaps between them.
+
+    A window never leaves its history. Where the gaps drawn would carry it past the end, they shrink in
+    proportion.
+
+    Args:
+        histories: N histories, none shorter than `length` transitions.
+        batch_size: B.
+        length: L.
+        episode_stride: as in `WindowSettings`.
+        rng: the only source of randomness here.
+
+    Returns:
+        The transitions of each window as indices into the flat arrays, (B, L), and which of them begin an
+        episode, (B, L) bool.
+    """
+    B, L = batch_size, length
+    lengths = np.diff(histories.episode_offsets)
+    M = -(-(L - 1) // int(lengths.min())) + 1
+    history = rng.integers(len(histories), size=B)
+    first_episode = histories.history_offsets[history][:, None]  # (B, 1)
+    num_episodes = histories.history_offsets[history + 1][:, None] - first_episode
+
+    extra = rng.integers(
+        0, 2 * episode_stride - 1, size=(B, M - 1)
+    )  # episodes skipped between two of the window
+    room = np.maximum(num_episodes - M, 0)
+    shrink = np.minimum(1, room / np.maximum(extra.sum(axis=1, keepdims=True), 1))
+    gaps = 1 + (extra * shrink).astype(np.int64)
+    place = np.concatenate([np.zeros((B, 1), np.int64), np.cumsum(gaps, axis=1)], axis=1)  # (B, M)
+    place += (rng.random((B, 1)) * np.maximum(num_episodes - place[:, -1:], 1)).astype(np.int64)
+    exists = place < num_episodes
+    episode = first_episode + np.where(exists, place, 0)
+    taken = np.where(exists, lengths[episode], 0)
+    ends = np.cumsum(taken, axis=1)  # (B, M), in steps from the start of the window's first episode
+
+    offset = (rng.random((B, 1)) * np.minimum(taken[:, :1], ends[:, -1:] - L + 1)).astype(np.int64)
+    step = offset + np.arange(L)  # (B, L)
+    row = np.arange(B)[:, None]
+    beyond = int(ends[:, -1].max()) + 1  # keeps the rows apart, so that one sorted search serves all of them
+    slot = np.searchsorted((ends + row * beyond).ravel(), (step + row * beyond).ravel(), side="right")
+    slot = slot.reshape(B, L) - row * M
+    into_episode = step - (ends - taken)[row, slot]
+    return histories.episode_offsets[episode[row, slot]] + into_episode, into_episode == 0
+
+
+def window_batch(
+    histories: Histories, steps: np.ndarray, begins: np.ndarray, num_actions: int
+) -> dict[str, torch.Tensor]:
+    """Gather windows into the inputs of `ADModel.forward`, with the actions taken as labels.
+
+    Args:
+        histories: the flat arrays.
+        steps: (B, L) indices of transitions.
+        begins: (B, L) bool, whether a transition is an episode's first.
+        num_actions: A, which stands for the action before a window's first.
+
+    Returns:
+        observation (B, L, ...), previous_action (B, L), previous_reward (B, L), episode_start (B, L), labels
+        (B, L).
+    """
+    action, reward = histories.action[steps].astype(np.int64), histories.reward[steps]
+    previous_action = np.concatenate([np.full((len(steps), 1), num_actions), action[:, :-1]], axis=1)
+    previous_reward = np.concatenate([np.zeros((len(steps), 1), np.float32), reward[:, :-1]], axis=1)
+    batch = {
+        "observation": histories.observation[steps],
+        "previous_action": previous_action,
+        "previous_reward": previous_reward,
+        "episode_start": begins,
+        "labels": action,
+    }
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def window_batches(
+    histories: Histories,
+    settings: WindowSettings,
+    batch_size: int,
+    length: int,
+    num_actions: int,
+    seed: int,
+    first_update: int = 0,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches without end: that of an update depends on the seed and the update's number alone.
+
+    So a resumed run needs no sampler state, and the windows of an update are the same however many processes
+    share them: each draws all and gathers its own.
+
+    Args:
+        histories: what to cut from.
+        settings: how to cut.
+        batch_size: B, over all processes.
+        length: L.
+        num_actions: A.
+        seed: of all draws.
+        first_update: the number of the first batch.
+        process: which share of each batch to gather.
+        num_processes: how many shares there are.
+
+    Raises:
+        ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
+    """
+    check_length(histories, length)
+    if batch_size % num_processes:
+        raise ValueError(
+            f"batch_size is {batch_size}, which {num_processes} processes cannot share equally: "
+            f"choose a multiple of {num_processes}"
+        )
+    update = first_update
+    while True:
+        rng = np.random.default_rng((seed, update))
+        steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng)
+        masked = rng.random(steps.shape) < settings.token_mask
+        mine = slice(process, None, num_processes)
+        batch = window_batch(histories, steps[mine], begins[mine], num_actions)
+        if settings.token_mask:
+            batch["token_mask"] = torch.from_numpy(masked[mine])
+        yield batch
+        update += 1
+
+
+def expert_part(histories: Histories, share: float) -> Histories:
+    """The last `share` of every history's episodes: what expert distillation (ED) is trained on.
+
+    The same windows cut from it show a skilled agent and never one that becomes skilled.
+    """
+    starts, ends = histories.history_offsets[:-1], histories.history_offsets[1:]
+    firsts = ends - np.maximum(((ends - starts) * share).astype(np.int64), 1)
+    episodes = np.concatenate([np.arange(first, end) for first, end in zip(firsts, ends, strict=True)])
+    steps = np.concatenate(
+        [
+            np.arange(histories.episode_offsets[a], histories.episode_offsets[b])
+            for a, b in zip(firsts, ends, strict=True)
+        ]
+    )
+    lengths = np.diff(histories.episode_offsets)[episodes]
+    return replace(
+        histories,
+        observation=histories.observation[steps],
+        action=histories.action[steps],
+        reward=histories.reward[steps],
+        final_observation=histories.final_observation[episodes],
+        terminated=histories.terminated[episodes],
+        truncated=histories.truncated[episodes],
+        episode_offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        history_offsets=np.concatenate([[0], np.cumsum(ends - firsts)]),
+    )

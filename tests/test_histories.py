@@ -1,0 +1,366 @@
+"""Histories: exactly what happened, whichever way episodes are restarted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from ad_hf.histories import Histories, Recorder, collect, smallest_dtype
+from ad_hf.tasks import TASK_FAMILIES, Task, load_task_family, make_vec
+
+NUM_EPISODES = 6
+SEED = 3
+COLUMNS = ("observation", "action", "reward", "final_observation", "terminated", "truncated")
+OFFSETS = ("episode_offsets", "history_offsets")
+
+# The room of 3x3 that ends at the goal makes ragged episodes; a random start tells one episode from another.
+ROOMS = {
+    "even": {"start": "random", "horizon": 5},
+    "ragged": {"start": "random", "horizon": 7, "size": 3, "terminate_on_goal": True},
+    "single steps": {"start": "random", "horizon": 1},
+}
+
+
+def room_tasks(kind: str) -> list[Task]:
+    return [
+        Task("ad_hf/DarkRoom-v0", {"goal": goal, **ROOMS[kind]}) for goal in ([0, 0], [1, 2], [2, 0], [1, 1])
+    ]
+
+
+def planned_action(row: int, episode: int, step: int) -> int:
+    """What row, episode and step alone decide, so that all ways of running them can be compared."""
+    return int(np.random.default_rng([row, episode, step]).integers(5))
+
+
+def played_one_by_one(tasks: list[Task]) -> dict[str, list[Any]]:
+    """The columns that the recorder should have: episode after episode in single environments."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS} | {"lengths": []}
+    for row, task in enumerate(tasks):
+        env = task.make()
+        observation, _ = env.reset(seed=SEED + row)
+        for episode in range(NUM_EPISODES):
+            step, terminated, truncated = 0, False, False
+            while not (terminated or truncated):
+                action = planned_action(row, episode, step)
+                columns["observation"].append(observation)
+                columns["action"].append(action)
+                observation, reward, terminated, truncated, _ = env.step(action)
+                columns["reward"].append(reward)
+                step += 1
+            columns["final_observation"].append(observation)
+            columns["terminated"].append(terminated)
+            columns["truncated"].append(truncated)
+            columns["lengths"].append(step)
+            observation, _ = env.reset()
+    return columns
+
+
+def play(envs: VectorEnv, num_episodes: int = NUM_EPISODES) -> None:
+    """Take the planned actions, and any action where an autoreset is going to ignore it."""
+    mode = envs.metadata["autoreset_mode"]
+    episode, step = np.zeros((2, envs.num_envs), dtype=int)
+    done = np.zeros(envs.num_envs, dtype=bool)
+    envs.reset(seed=SEED)
+    while episode.min() < num_episodes:
+        if mode == AutoresetMode.DISABLED and done.any():
+            envs.reset(options={"reset_mask": done})
+        ignored = done & (mode == AutoresetMode.NEXT_STEP)
+        actions = [planned_action(row, *place) for row, place in enumerate(zip(episode, step, strict=True))]
+        _, _, terminated, truncated, _ = envs.step(np.where(ignored, 4, actions))
+        done = terminated | truncated
+        episode += done
+        step = np.where(done | ignored, 0, step + 1)
+
+
+def vector_env(tasks: list[Task], mode: AutoresetMode, native: bool) -> VectorEnv:
+    return (
+        make_vec(tasks, mode) if native else SyncVectorEnv([task.make for task in tasks], autoreset_mode=mode)
+    )
+
+
+def recorded(tasks: list[Task], mode: AutoresetMode, native: bool = True) -> Histories:
+    envs = Recorder(vector_env(tasks, mode, native))
+    play(envs)
+    return envs.histories(tasks, NUM_EPISODES)
+
+
+# The recorder
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "gymnasium"])
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("kind", ROOMS)
+def test_a_recording_equals_playing_episode_after_episode(
+    kind: str, mode: AutoresetMode, native: bool
+) -> None:
+    tasks = room_tasks(kind)
+    histories = recorded(tasks, mode, native)
+    truth = played_one_by_one(tasks)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(histories, name), truth[name], err_msg=name)
+    np.testing.assert_array_equal(np.diff(histories.episode_offsets), truth["lengths"])
+    np.testing.assert_array_equal(histories.history_offsets, np.arange(len(tasks) + 1) * NUM_EPISODES)
+    assert histories.tasks == tuple(tasks)
+
+
+@pytest.mark.parametrize("kind", ROOMS)
+def test_all_autoreset_modes_yield_one_and_the_same_recording(kind: str) -> None:
+    first, *others = (recorded(room_tasks(kind), mode) for mode in AutoresetMode)
+    for other in others:
+        for name in (*COLUMNS, *OFFSETS):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def test_the_recorder_is_not_noticed() -> None:
+    tasks = room_tasks("ragged")
+    with_recorder, without = Recorder(make_vec(tasks)), make_vec(tasks)
+    np.testing.assert_equal(with_recorder.reset(seed=0), without.reset(seed=0))
+    np.testing.assert_equal(with_recorder.step(np.arange(4)), without.step(np.arange(4)))
+    assert with_recorder.unwrapped.goals.tolist() == without.unwrapped.goals.tolist()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("num_episodes", [1, 2, NUM_EPISODES])
+def test_a_recording_can_be_cut_to_its_first_episodes(num_episodes: int) -> None:
+    tasks = room_tasks("ragged")
+    envs = Recorder(make_vec(tasks))
+    play(envs)
+    whole, cut = envs.histories(tasks), envs.histories(tasks, num_episodes)
+    assert np.diff(whole.history_offsets).max() > NUM_EPISODES  # fast rows went on while slow ones finished
+    assert np.diff(cut.history_offsets).tolist() == [num_episodes] * 4
+    np.testing.assert_array_equal(cut.return_matrix(), whole.return_matrix()[:, :num_episodes])
+
+
+def test_an_unfinished_last_episode_is_left_out() -> None:
+    tasks = room_tasks("even")
+    envs = Recorder(make_vec(tasks))
+    play(envs, 2)
+    envs.reset(options={"reset_mask": np.ones(4, dtype=bool)})
+    envs.step(np.zeros(4, dtype=int))
+    histories = envs.histories(tasks)
+    assert len(histories.action) == 4 * 2 * 5
+    assert (histories.terminated | histories.truncated).all()
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("native", [True, False], ids=["native", "gymnasium"])
+def test_an_episode_that_a_reset_cuts_short_is_left_out(mode: AutoresetMode, native: bool) -> None:
+    # Glued to the next episode, its steps would make one that is longer than the horizon and jumps.
+    tasks = [Task("ad_hf/DarkRoom-v0", {"goal": [0, 0], "horizon": 3})] * 2
+    envs = Recorder(vector_env(tasks, mode, native))
+    envs.reset(seed=0)
+    for action, rows in [(0, [True, True]), (1, [False, True]), (2, None), (3, [True, False]), (4, None)]:
+        envs.step(np.array([action, action]))
+        if rows is not None:
+            envs.reset(options={"reset_mask": np.array(rows)})
+    histories = envs.histories(tasks)
+    assert histories.action.tolist() == [1, 2, 3, 2, 3, 4]
+    assert histories.observation[[0, 3]].tolist() == [[4, 4], [4, 4]]
+    assert histories.episode_offsets.tolist() == [0, 3, 6]
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "gymnasium"])
+def test_resetting_one_row_by_hand_leaves_the_autoreset_of_the_others(native: bool) -> None:
+    tasks = [Task("ad_hf/DarkRoom-v0", {"goal": [0, 0], "horizon": 2})] * 2
+    envs = Recorder(vector_env(tasks, AutoresetMode.NEXT_STEP, native))
+    envs.reset(seed=0)
+    for _ in range(2):
+        envs.step(np.array([0, 0]))
+    envs.reset(options={"reset_mask": np.array([True, False])})
+    for action in (1, 2, 3, 4):  # row 0 acts at once; row 1 loses its first action to the reset
+        envs.step(np.array([action, action]))
+    first, second = np.split(envs.histories(tasks).action, [4])
+    assert first.tolist() == [0, 0, 1, 2]
+    assert second.tolist() == [0, 0, 2, 3]
+
+
+def test_asking_for_more_episodes_than_were_played_is_refused() -> None:
+    tasks = room_tasks("even")
+    envs = Recorder(make_vec(tasks))
+    play(envs, 2)
+    with pytest.raises(
+        ValueError, match="finished 2 episodes, but 3 were asked for: ask for fewer or run longer"
+    ):
+        envs.histories(tasks, 3)
+
+
+def test_a_row_without_a_whole_episode_is_refused() -> None:
+    tasks = room_tasks("even")
+    envs = Recorder(make_vec(tasks))
+    envs.reset(seed=0)
+    envs.step(np.zeros(4, dtype=int))
+    with pytest.raises(ValueError, match="finished 0 episodes, but 1 were asked for"):
+        envs.histories(tasks)
+
+
+def test_every_row_needs_its_task() -> None:
+    envs = Recorder(make_vec(room_tasks("even")))
+    play(envs)
+    with pytest.raises(ValueError, match="got 3 tasks for 4 rows"):
+        envs.histories(room_tasks("even")[:3])
+
+
+# Histories
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("name", sorted(TASK_FAMILIES))
+def test_replaying_the_recorded_actions_reproduces_everything(name: str, mode: AutoresetMode) -> None:
+    tasks = load_task_family(name)["test"][:8]
+    envs = Recorder(make_vec(tasks, mode))
+    envs.action_space.seed(1)
+    envs.reset(seed=SEED)
+    done = np.zeros(len(tasks), dtype=bool)
+    for _ in range(150):
+        if mode == AutoresetMode.DISABLED and done.any():
+            envs.reset(options={"reset_mask": done})
+        _, _, terminated, truncated, _ = envs.step(envs.action_space.sample())
+        done = terminated | truncated
+    histories = envs.histories(tasks)
+    mismatches = []
+    for history, task in enumerate(tasks):
+        env: Any = task.make()
+        observation, _ = env.reset(seed=SEED + history)
+        for episode in range(*histories.history_offsets[[history, history + 1]]):
+            for step in range(*histories.episode_offsets[[episode, episode + 1]]):
+                mismatches.append((observation != histories.observation[step]).any())
+                observation, reward, terminated, truncated, _ = env.step(histories.action[step])
+                mismatches.append(np.float32(reward) != histories.reward[step])
+            mismatches.append((observation != histories.final_observation[episode]).any())
+            mismatches.append(terminated != histories.terminated[episode])
+            mismatches.append(truncated != histories.truncated[episode])
+            observation, _ = env.reset()
+    assert len(mismatches) > 8 * 2 * 100
+    assert sum(mismatches) == 0
+
+
+def test_a_learners_history_replays_too() -> None:
+    tasks = load_task_family("dark-room")["test"][:3]
+    histories = collect(tasks, "q-learning", 50, seed=2)
+    for history, task in enumerate(tasks):
+        env = task.make()
+        for episode in range(*histories.history_offsets[[history, history + 1]]):
+            steps = range(*histories.episode_offsets[[episode, episode + 1]])
+            path = [env.reset()[0], *(env.step(histories.action[step])[0] for step in steps)]
+            np.testing.assert_array_equal(path[:-1], histories.observation[steps])
+            np.testing.assert_array_equal(path[-1], histories.final_observation[episode])
+
+
+def test_collecting_keeps_one_history_per_task_in_the_order_of_tasks() -> None:
+    tasks = [Task("ad_hf/DarkRoom-v0", {"goal": [x, 4]}) for x in (4, 5, 8, 5)]
+    histories = collect(tasks, "noise", 2, settings={"epsilon_start": 0.0})
+    assert histories.tasks == tuple(tasks)
+    assert histories.return_matrix().tolist() == [[20, 20], [20, 20], [17, 17], [20, 20]]
+    assert repr(histories) == "Histories(4 histories, 8 episodes, 160 steps)"
+    assert (len(histories), histories.num_episodes) == (4, 8)
+
+
+def test_offsets_cover_every_step_and_every_episode() -> None:
+    histories = recorded(room_tasks("ragged"), AutoresetMode.NEXT_STEP)
+    num_steps, num_episodes = len(histories.action), histories.num_episodes
+    assert histories.episode_offsets[[0, -1]].tolist() == [0, num_steps]
+    assert histories.history_offsets[[0, -1]].tolist() == [0, num_episodes]
+    assert (np.diff(histories.episode_offsets) > 0).all()
+    assert {len(getattr(histories, name)) for name in COLUMNS[:3]} == {num_steps}
+    assert {len(getattr(histories, name)) for name in COLUMNS[3:]} == {num_episodes}
+
+
+def counting_histories() -> Histories:
+    """Rewards 1, 2, 4, 8, ..., so that a sum says which steps are in it; 3 + 1 episodes."""
+    return Histories(
+        observation=np.zeros((7, 2)),
+        action=np.zeros(7),
+        reward=2.0 ** np.arange(7, dtype=np.float32),
+        final_observation=np.zeros((4, 2)),
+        terminated=np.zeros(4, dtype=bool),
+        truncated=np.ones(4, dtype=bool),
+        episode_offsets=np.array([0, 1, 3, 4, 7]),
+        history_offsets=np.array([0, 3, 4]),
+        tasks=(Task("x", {}), Task("y", {})),
+    )
+
+
+def test_a_return_is_the_sum_over_one_episode() -> None:
+    assert counting_histories().episode_returns().tolist() == [1, 2 + 4, 8, 16 + 32 + 64]
+
+
+def test_returns_by_history_are_cut_to_the_shortest() -> None:
+    assert counting_histories().return_matrix().tolist() == [[1], [112]]
+
+
+def test_returns_of_long_histories_stay_exact() -> None:
+    # Summed in float32, a reward of 1 after 16.8 million others would be lost.
+    reward = np.array([2**24, 1, 0.25], dtype=np.float32)
+    offsets = {"episode_offsets": np.array([0, 2, 3]), "history_offsets": np.array([0, 2])}
+    histories = Histories(**{**vars(counting_histories()), **offsets, "reward": reward})
+    assert histories.episode_returns().tolist() == [2**24 + 1, 0.25]
+
+
+# Types
+
+
+def test_a_dark_room_transition_takes_seven_bytes() -> None:
+    histories = recorded(room_tasks("even"), AutoresetMode.DISABLED)
+    kept = [histories.observation, histories.action, histories.reward]
+    assert [column.dtype for column in kept] == [np.uint8, np.uint8, np.float32]
+    assert sum(column.nbytes for column in kept) == 7 * len(histories.action)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        *[(0, high) for high in (0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32)],
+        *[(-1, high) for high in (0, 127, 128, 32767, 32768, 2**31 - 1, 2**31)],
+        *[(low, 2) for low in (-2, -128, -129, -32768, -32769, -(2**31), -(2**31) - 1)],
+        (300, 301),
+    ],
+)
+def test_integers_take_as_few_bytes_as_they_can(low: int, high: int) -> None:
+    fitting = [
+        np.dtype(f"{kind}{size}")
+        for size in (1, 2, 4, 8)
+        for kind in "ui"
+        if np.iinfo(f"{kind}{size}").min <= low and high <= np.iinfo(f"{kind}{size}").max
+    ]
+    smallest = smallest_dtype(spaces.Discrete(high - low + 1, start=low))
+    assert smallest.itemsize == fitting[0].itemsize
+    assert smallest in fitting
+
+
+def test_the_widest_component_decides_for_all() -> None:
+    assert smallest_dtype(spaces.MultiDiscrete([9, 9])) == np.uint8
+    assert smallest_dtype(spaces.MultiDiscrete([2, 300])) == np.uint16
+    assert smallest_dtype(spaces.MultiDiscrete([2, 100], start=[-5, 0])) == np.int8
+    assert smallest_dtype(spaces.MultiDiscrete([2, 2], start=[-5, 200])) == np.int16
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(np.float64, np.float32), (np.float32, np.float32), (np.uint8, np.uint8)]
+)
+def test_boxes_keep_their_type_but_for_doubles(given: type, kept: type) -> None:
+    assert smallest_dtype(spaces.Box(0, 9, (2,), given)) == kept
+
+
+def test_spaces_that_histories_do_not_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"hold Discrete, MultiDiscrete and Box spaces, not Dict"):
+        smallest_dtype(spaces.Dict({"x": spaces.Discrete(2)}))
+
+
+def test_continuous_environments_are_recorded_too() -> None:
+    tasks = [Task("Pendulum-v1", {"g": g}) for g in (1.0, 9.8)]
+    envs = Recorder(make_vec(tasks))
+    envs.action_space.seed(0)
+    envs.reset(seed=SEED)
+    for _ in range(200):
+        envs.step(envs.action_space.sample())
+    histories = envs.histories(tasks, 1)
+    assert histories.observation.shape == (400, 3)
+    assert histories.action.shape == (400, 1)
+    env = gym.make("Pendulum-v1", g=9.8)
+    np.testing.assert_array_equal(histories.observation[200], env.reset(seed=SEED + 1)[0])
