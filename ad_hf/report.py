@@ -41,10 +41,10 @@ def episodes_to(curve: list[float], level: float) -> int | None:
 
 
 def summary_rows(report: dict[str, Any]) -> list[list[str]]:
-    """A table of the agents: name, then mean return at some episodes, with the interval of the last tenth."""
+    """A table of the agents: mean return at some episodes, and over the last tenth with its interval."""
     num_episodes = report["protocol"]["num_episodes"]
-    marks = [e for e in (1, 5, 10, 20, 30, 40, 60, 100, 250, 1000) if e <= num_episodes]
-    rows = [["agent", *(f"episode {mark}" for mark in marks), "last tenth", "95 % interval"]]
+    marks = [mark for mark in (1, 5, 10, 20, 40, 100, 250, 1000) if mark <= num_episodes]
+    rows = [["episode", *map(str, marks), "last tenth", "95 % interval"]]
     tenth = max(num_episodes // 10, 1)
     for name in reversed(AGENTS):
         if name in report["agents"]:
@@ -55,6 +55,20 @@ def summary_rows(report: dict[str, Any]) -> list[list[str]]:
     if report["optimum"] is not None:
         rows.append(["optimum", *[f"{report['optimum']:.2f}"] * (len(marks) + 1), ""])
     return rows
+
+
+def summary_text(report: dict[str, Any]) -> str:
+    """The same table for a terminal."""
+    rows = summary_rows(report)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        f"{report['environment']}, {len(report['protocol']['test_tasks'])} held-out tasks: mean return",
+        "",
+    ]
+    for name, *values in rows:
+        cells = [name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def _page(report: dict[str, Any]) -> str:

@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the ad-hf command does: see ad_hf/cli.py
+
+from transformers.utils.logging import disable_progress_bar
 
 from ad_hf.recipes import (
     EVALUATION,
@@ -24,7 +29,7 @@ from ad_hf.recipes import (
     run_train,
     train_expert_distillation,
 )
-from ad_hf.report import summary_rows, write_report
+from ad_hf.report import summary_text, write_report
 
 
 def main() -> None:
@@ -35,6 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     output = parser.parse_args().output
     histories, model, report = (output / name for name in ("histories", "model", "report"))
+    disable_progress_bar()
     recipe = load_recipe("dark-room")
     started = time.perf_counter()
 
@@ -47,8 +53,7 @@ def main() -> None:
 
     step(f"collect dark-room --output {histories}")
     run_collect(recipe, histories, lambda done, total: None)
-    for trained in (model,):
-        shutil.rmtree(trained, ignore_errors=True)
+    shutil.rmtree(model, ignore_errors=True)  # histories are collected once, but a model is trained afresh
     step(f"train dark-room --dataset {histories} --output {model}")
     run_train(recipe, str(histories), model, on_update=show)
     step(f"evaluate {model}")
@@ -60,12 +65,7 @@ def main() -> None:
     step(f"report {model} --output {report}")
     write_report(result, report)
 
-    rows = summary_rows(result)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    goals = len(result["protocol"]["test_tasks"])
-    print(f"\n{result['environment']}: mean return per episode on {goals} held-out goals\n")
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\n{summary_text(result)}")
     print(f"\n{time.perf_counter() - started:.0f} s in all. Figure: {report / 'learning_curves.png'}")
     print(f"Watch it learn: ad-hf generate {model} --goal 7,2")
 
