@@ -44,23 +44,20 @@ def _command(examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             debug = os.environ.get("AD_HF_DEBUG") == "1"
-            if not debug:
-                _quieten()
             try:
+                if not debug:
+                    _quieten()
                 function(*args, **kwargs)
             except KeyboardInterrupt:
                 _fail(
                     "interrupted: what was written whole is kept; run it again to go on, train with --resume"
                 )
-            except OSError as error:
-                if debug:
-                    raise
-                place = f" ({error.filename})" if error.filename else ""
-                _fail(f"{error.strerror or error}{place}: what was written whole is kept")
+            except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
+                raise
             except Exception as error:
                 if debug or not _is_known(error):
                     raise
-                _fail(" ".join(str(error).split()))
+                _fail(_one_line(error))
 
         return app.command(epilog="\n\n".join(["[bold]Examples[/bold]", *examples.strip().splitlines()]))(run)
 
@@ -69,12 +66,26 @@ def _command(examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
 
 def _is_known(error: Exception) -> bool:
     from gymnasium.error import Error as GymnasiumError
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError  # what a full disk looks like to a checkpoint
 
-    return isinstance(error, ValueError | GymnasiumError)
+    return isinstance(error, OSError | ValueError | GymnasiumError | StrictDataclassError | SafetensorError)
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong; of a long message its two ends, where the value and the way out stand."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"there is no {error.filename}: check the path"
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}: what was written whole is kept"
+    message = " ".join(str(error).split())
+    return message if len(message) <= 500 else f"{message[:300]} ... {message[-180:]}"
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"ad-hf: {message}", err=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine, for each has its own disk
+        typer.echo(f"ad-hf: {message}", err=True)
     raise typer.Exit(1)
 
 
@@ -85,7 +96,7 @@ def _say(message: str) -> None:
 
 def _quieten() -> None:
     """Keep the libraries' progress bars and warnings out of the way of ours, and threads from spinning."""
-    # Threads that spin while they wait slow a run beside any other one 25 times; torch reads this when imported.
+    # Threads that spin while they wait slow a run beside another one 25 times; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -99,8 +110,8 @@ def _quieten() -> None:
 
 @_command("""
 ad-hf collect dark-room --output runs/histories
-ad-hf collect dark-room --source q-learning --num-episodes 600 --output runs/q-histories
-ad-hf collect dark-room --output runs/histories --set collect.settings.learning_rate=0.002
+ad-hf collect dark-room --source q-learning --output runs/q-histories
+ad-hf collect dark-room --output runs/h --set collect.settings.discount=0.9
 """)
 def collect(
     environment: Annotated[str, typer.Argument(help="Recipe, for example dark-room.")],
@@ -133,7 +144,7 @@ def collect(
 ad-hf train dark-room --dataset runs/histories --output runs/model
 ad-hf train dark-room --dataset runs/histories --output runs/ed --objective ed
 ad-hf train dark-room --dataset runs/histories --output runs/model --resume
-accelerate launch -m ad_hf train dark-room --dataset runs/histories --output runs/model
+accelerate launch -m ad_hf train dark-room --dataset runs/h --output runs/m
 """)
 def train(
     environment: Annotated[str, typer.Argument(help="Recipe, for example dark-room.")],
@@ -185,7 +196,7 @@ def train(
 
 @_command("""
 ad-hf evaluate runs/model
-ad-hf evaluate runs/model --ed runs/ed --num-episodes 100 --rollouts-per-task 64
+ad-hf evaluate runs/model --ed runs/ed --num-episodes 100
 ad-hf evaluate runs/model --no-ed --json
 """)
 def evaluate(
@@ -245,7 +256,7 @@ def report(
 
 @_command("""
 ad-hf generate runs/model --goal 7,2
-ad-hf generate runs/model --task '{"goal": [0, 8]}' --num-episodes 60 --seed 3
+ad-hf generate runs/model --task '{"goal": [0, 8]}' --num-episodes 60
 ad-hf generate runs/model --goal 7,2 --json | jq .return
 """)
 def generate(

@@ -6,9 +6,11 @@ all, so an interrupted collection goes on where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +92,10 @@ def plan_shards(output: Path, family: TaskFamily, settings: CollectSettings) -> 
     for split in family.splits:
         learners = [(task, stream) for task in family[split] for stream in range(settings.learners_per_task)]
         largest = max(settings.lockstep // SHARDS, 1)
-        num_shards = min(SHARDS * math.ceil(len(learners) / (SHARDS * largest)), len(learners))
+        most = len(learners)
+        if most >= SHARDS and settings.lockstep > 1:
+            most -= most % SHARDS
+        num_shards = min(SHARDS * math.ceil(len(learners) / (SHARDS * largest)), most)
         for number, part in enumerate(np.array_split(np.arange(len(learners)), num_shards)):
             path = output / family.name / f"{split}-{number:05d}-of-{num_shards:05d}.parquet"
             tasks, streams = zip(*(learners[i] for i in part), strict=True)
@@ -119,27 +124,20 @@ def collect_dataset(
         on_progress: called with the shards written and their number, before each lockstep run and at the end.
 
     Raises:
-        ValueError: if the folder holds a dataset of this name that was collected with other settings.
+        ValueError: if the folder holds anything else than this collection, or a part of it.
     """
-    about = describe_collection(family, settings)
-    card = output / "README.md"
-    if card.exists():
-        found = hub.read_card(card).get("ad_hf", {}).get("configs", {}).get(family.name)
-        if found is not None and found != about:
-            changed = sorted(key for key in about.keys() | found.keys() if about.get(key) != found.get(key))
-            raise ValueError(
-                f"{output} holds {family.name} histories with another {', '.join(changed)} "
-                f"({', '.join(str(found.get(key)) for key in changed)}): choose another --output"
-            )
+    found = _found_collection(output, family, describe_collection(family, settings))
+    finished = found.get("complete", False)
     runs = plan_shards(output, family, settings)
     total = sum(len(run) for run in runs)
     (output / family.name).mkdir(parents=True, exist_ok=True)
-    if not card.exists():
+    if not found:
         write_card(output, family, settings, finished=False)
     for number, run in enumerate(runs):
         on_progress(sum(shard.path.exists() for r in runs for shard in r), total)
         if all(shard.path.exists() for shard in run):
             continue
+        finished = False
         seed = int(np.random.SeedSequence((settings.seed, number)).generate_state(1)[0])
         tasks = [task for shard in run for task in shard.tasks]
         histories = collect(tasks, settings.source, settings.num_episodes, seed, settings.settings)
@@ -147,8 +145,38 @@ def collect_dataset(
         for shard in run:
             write_shard(shard, histories, first)
             first += len(shard.tasks)
-    write_card(output, family, settings, finished=True)
+    if not finished:  # a card that was, and may have been edited since, stays as it is
+        write_card(output, family, settings, finished=True)
     on_progress(total, total)
+
+
+def _found_collection(output: Path, family: TaskFamily, about: dict[str, Any]) -> dict[str, Any]:
+    """What the card in a folder says of this collection; empty where there is none yet.
+
+    Raises:
+        ValueError: if the folder holds anything else.
+    """
+    card = output / "README.md"
+    if not card.exists():
+        if any((output / family.name).glob("*.parquet")):
+            raise ValueError(
+                f"{output} holds Parquet files, but no README.md that says how they were collected: "
+                "choose another --output"
+            )
+        return {}
+    found = hub.read_card(card).get("ad_hf") or {}
+    configs = found.get("configs") or {}
+    if configs.keys() != {family.name}:
+        holds = f"{' and '.join(configs)} histories" if configs else "a README.md that names no histories"
+        raise ValueError(f"{output} holds {holds}: choose another --output for {family.name}")
+    other = configs[family.name]
+    changed = sorted(key for key in about.keys() | other.keys() if about.get(key) != other.get(key))
+    if changed:
+        raise ValueError(
+            f"{output} holds {family.name} histories with another {', '.join(changed)} "
+            f"({', '.join(str(other.get(key)) for key in changed)}): choose another --output"
+        )
+    return found
 
 
 def describe_collection(family: TaskFamily, settings: CollectSettings) -> dict[str, Any]:
@@ -218,40 +246,109 @@ def load_histories(path: str, config: str, split: str = "train") -> Histories:
         split: "train" or "test".
 
     Raises:
-        ValueError: if there is no such dataset, config or split, if a shard is damaged, or if it holds
-            something else than learning histories.
+        ValueError: if there is no such dataset, config or split, if it is damaged or not complete, or if it
+            holds something else than learning histories.
     """
     if Path(path).is_dir():
-        _check_shards(Path(path) / config)
-    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
+        return _histories(_read_shards(Path(path) / config, split), path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ValueError(f"{path} is neither a folder nor the id of a dataset on the Hub: check --dataset")
     try:
         loaded = datasets.load_dataset(path, config, split=split)
-    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot load the split {split!r} of {config!r} from {path}: {reason}") from error
-    missing = [name for name in COLUMNS if name not in loaded.column_names]
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"there is no folder {path}, and the split {split!r} of {config!r} "
+            f"cannot be loaded from the Hub: {reason}"
+        ) from error
+    _check_columns(loaded.column_names, path)
+    return _histories(loaded.with_format("arrow")[:], path)
+
+
+def _read_shards(folder: Path, split: str) -> pa.Table:
+    """The rows of a split in a local folder.
+
+    Not through `datasets`: its cache knows a local folder by its last name alone, and would return the
+    histories of another runs/*/histories.
+    """
+    everything = sorted(folder.glob("*.parquet"))
+    if not everything:
+        raise ValueError(
+            f"{folder} holds no Parquet files: collect histories into it with `ad-hf collect` first"
+        )
+    shards = [shard for shard in everything if shard.name.startswith(f"{split}-")]
+    if not shards:
+        known = sorted({shard.name.partition("-")[0] for shard in everything})
+        raise ValueError(f"{folder} has no split {split!r}: choose one of {', '.join(known)}")
+    totals = {shard.stem.partition("-of-")[2] for shard in shards}
+    if totals != {f"{len(shards):05d}"}:
+        raise ValueError(
+            f"{folder} holds {len(shards)} {split} shards, but by their names there are "
+            f"{' or '.join(sorted(totals))}: run the same `ad-hf collect` again to complete it"
+        )
+    tables: list[pa.Table] = []
+    for shard in shards:
+        try:
+            file = pq.ParquetFile(shard)
+            _check_columns(file.schema_arrow.names, str(shard))
+            tables.append(file.read().select(list(COLUMNS)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(
+                f"{shard} ({shard.stat().st_size} bytes) is truncated, damaged or not Parquet: "
+                "remove it and run the same `ad-hf collect` again"
+            ) from error
+        if tables[-1].schema != tables[0].schema:
+            types = zip(tables[0].schema, tables[-1].schema, strict=True)
+            changed = [f"{ours.name} ({theirs.type})" for ours, theirs in types if ours != theirs]
+            raise ValueError(f"{shard} has other types than {shards[0].name}: {', '.join(changed)}")
+    return pa.concat_tables(tables)
+
+
+def _check_columns(names: list[str], place: str) -> None:
+    missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise ValueError(
-            f"{path} does not hold learning histories: it lacks the columns {', '.join(missing)}"
+            f"{place} does not hold learning histories: it lacks the columns {', '.join(missing)}"
         )
-    table = loaded.with_format("arrow")[:]
+
+
+def _histories(table: pa.Table, place: str) -> Histories:
+    """Rows as flat arrays, once they have proved to be learning histories.
+
+    Args:
+        table: the columns of `COLUMNS`.
+        place: where it was found, for messages.
+    """
+    if not len(table):
+        raise ValueError(f"{place} holds no episodes")
     columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
-    history_id = columns["history_id"].to_numpy()
+    flat = {name: _flat(columns[name], f"{name} in {place}") for name in ("observation", "action", "reward")}
+    rows = {
+        name: _values(columns[name], f"{name} in {place}")
+        for name in ("history_id", "episode", "final_observation", "terminated", "truncated")
+    }
+    lengths, *others = (columns[name].value_lengths().to_numpy() for name in flat)
+    if lengths.min() < 1 or any((other != lengths).any() for other in others):
+        raise ValueError(f"{place} holds episodes without steps, or with more of one column than of another")
+    history_id, episode = rows["history_id"], rows["episode"]
     begins = np.flatnonzero(np.diff(history_id, prepend=history_id[0] - 1))
-    if len(np.unique(history_id)) != len(begins) or (columns["episode"].to_numpy()[begins] != 0).any():
+    continues = np.delete(np.arange(len(episode)), begins)
+    if (
+        len(np.unique(history_id)) != len(begins)
+        or (episode[begins] != 0).any()
+        or (episode[continues] <= episode[continues - 1]).any()
+    ):
         raise ValueError(
-            f"{path} is not sorted by history and episode, so its histories cannot be told apart"
+            f"{place} is not sorted by history and episode, so its histories cannot be told apart"
         )
     return Histories(
-        observation=_flat(columns["observation"]),
-        action=_flat(columns["action"]),
-        reward=_flat(columns["reward"]),
-        final_observation=_values(columns["final_observation"]),
-        terminated=columns["terminated"].to_numpy(zero_copy_only=False),
-        truncated=columns["truncated"].to_numpy(zero_copy_only=False),
-        episode_offsets=columns["action"].offsets.to_numpy().astype(np.int64)
-        - columns["action"].offsets[0].as_py(),
+        observation=flat["observation"],
+        action=flat["action"],
+        reward=flat["reward"].astype(np.float32, copy=False),
+        final_observation=rows["final_observation"],
+        terminated=rows["terminated"].astype(bool, copy=False),
+        truncated=rows["truncated"].astype(bool, copy=False),
+        episode_offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         history_offsets=np.append(begins, len(history_id)),
         tasks=tuple(Task.from_json(columns["task"][int(row)].as_py()) for row in begins),
     )
@@ -270,13 +367,19 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
         "configs": [
             {
                 "config_name": family.name,
+                # The cache of `datasets` knows a local folder by its last name and this entry.
+                "description": f"{settings.source} {_fingerprint(output / family.name, about)}",
                 "default": True,
                 "data_files": [
                     {"split": split, "path": f"{family.name}/{split}-*.parquet"} for split in family.splits
                 ],
             }
         ],
-        "ad_hf": {"format_version": FORMAT_VERSION, "configs": {family.name: about}},
+        "ad_hf": {
+            "format_version": FORMAT_VERSION,
+            "complete": finished,
+            "configs": {family.name: about},
+        },
     }
     num_tasks = sum(len(tasks) for tasks in family.splits.values())
     hub.write_card(
@@ -284,7 +387,7 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
         "dataset_card.md",
         metadata,
         family=family.name,
-        path=output.name,
+        path=output.resolve().name,
         num_histories=num_tasks * settings.learners_per_task,
         num_tasks=num_tasks,
         columns=COLUMNS,
@@ -302,46 +405,42 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
 
 def collect_command(output: Path, family: TaskFamily, settings: CollectSettings) -> str:
     """The shell command that makes this dataset again."""
+    options = dict(family.options)
     flags = {
         "--source": settings.source,
-        "--output": output.name,
+        "--output": output.resolve().name,
         "--num-episodes": settings.num_episodes,
         "--learners-per-task": settings.learners_per_task,
         "--seed": settings.seed,
-        "--fold": family.options.get("fold"),
+        "--fold": options.pop("fold", None),
     }
-    parts = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
-    changes = {"lockstep": settings.lockstep} | {f"settings.{k}": v for k, v in settings.settings.items()}
-    parts += [f"--set collect.{key}={json.dumps(value)}" for key, value in changes.items()]
-    return " ".join(["ad-hf collect", family.name, *parts])
+    changes = {f"family.{key}": value for key, value in options.items() if value is not None}
+    changes["collect.lockstep"] = settings.lockstep
+    # All of them: the defaults of recipes and sources may change.
+    changes["collect.settings"] = resolve_settings(settings.source, settings.settings)
+    words = [str(word) for flag in flags.items() if flag[1] is not None for word in flag]
+    for key, value in changes.items():
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join(["ad-hf", "collect", family.name, *words])
+
+
+def _fingerprint(folder: Path, about: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name the shards in a folder and how they were collected."""
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for shard in sorted(folder.glob("*.parquet")):
+        digest.update(shard.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _curve(folder: Path, split: str) -> np.ndarray:
     """Mean return at 0, 10, ... 100 % of a split's histories, each over a twentieth of a history."""
     columns = ["episode", "episode_return"]
-    table = pa.concat_tables(
-        [pq.read_table(path, columns=columns) for path in sorted(folder.glob(f"{split}-*"))]
-    )
+    shards = sorted(folder.glob(f"{split}-*.parquet"))
+    table = pa.concat_tables([pq.ParquetFile(shard).read(columns=columns) for shard in shards])
     episode, value = (table.column(name).to_numpy() for name in columns)
-    progress = episode / max(episode.max(), 1)
-    return np.array([value[np.abs(progress - tenth / 10) <= 0.025].mean() for tenth in range(11)])
-
-
-def _check_shards(folder: Path) -> None:
-    """Name what is wrong with a local dataset before the loader trips over it."""
-    shards = sorted(folder.glob("*.parquet"))
-    if not shards:
-        raise ValueError(
-            f"{folder} holds no Parquet files: collect histories into it with `ad-hf collect` first"
-        )
-    for shard in shards:
-        try:
-            pq.read_metadata(shard)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(
-                f"{shard} ({shard.stat().st_size} bytes) is truncated or not Parquet: "
-                "remove it and run the same `ad-hf collect` again"
-            ) from error
+    last = int(episode.max())
+    half = max(last / 40, 0.5)  # short histories: the nearest episode or two
+    return np.array([value[np.abs(episode - tenth * last / 10) <= half].mean() for tenth in range(11)])
 
 
 def _lists(values: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
@@ -357,16 +456,28 @@ def _fixed(values: np.ndarray) -> pa.Array:
     return array
 
 
-def _flat(column: pa.ListArray) -> np.ndarray:
+def _flat(column: pa.ListArray, name: str) -> np.ndarray:
     """The steps (S, ...) of a column with one list per episode."""
-    return _values(column.flatten())
+    if not pa.types.is_list(column.type):
+        raise ValueError(f"{name} has to be one list per episode, but is {column.type}")
+    if column.null_count:
+        raise ValueError(f"{name} holds missing episodes")
+    return _values(column.flatten(), name)
 
 
-def _values(column: pa.Array) -> np.ndarray:
-    """The inverse of `_fixed`."""
+def _values(column: pa.Array, name: str) -> np.ndarray:
+    """The inverse of `_fixed`; refuses what is not whole or not numbers."""
     shape = []
     while pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
         inner = column.flatten()
         shape.append(len(inner) // max(len(column), 1))
+        if column.null_count or (column.value_lengths().to_numpy() != shape[-1]).any():
+            raise ValueError(f"{name} holds arrays of different sizes")
         column = inner
-    return column.to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise ValueError(f"{name} has to hold numbers, but holds {kind}")
+    values = column.to_numpy(zero_copy_only=False)
+    if column.null_count or not np.isfinite(values).all():
+        raise ValueError(f"{name} holds missing values, NaN or infinity")
+    return values.reshape(-1, *shape)

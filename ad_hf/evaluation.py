@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.generation.streamers import BaseStreamer
@@ -57,10 +58,8 @@ def load_model(path: str) -> ADModel:
         )
     try:
         model = AutoModel.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"the checkpoint in {path} cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(f"the checkpoint in {path} cannot be loaded: {error}") from error
     if not isinstance(model.config, ADConfig):
         raise ValueError(
             f"{path} holds a {model.config.model_type!r} model, not an {ADConfig.model_type!r} one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub
 from huggingface_hub import CardData, RepoCard
 
 
@@ -44,5 +45,6 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     try:
         return RepoCard.load(path, ignore_metadata_errors=False).data.to_dict()
-    except ValueError as error:
-        raise ValueError(f"the metadata at the top of {path} cannot be read: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the metadata at the top of {path} cannot be read: {reason}") from error

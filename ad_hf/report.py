@@ -44,6 +44,7 @@ def summary_rows(report: dict[str, Any]) -> list[list[str]]:
     """A table of the agents: mean return at some episodes, and over the last tenth with its interval."""
     num_episodes = report["protocol"]["num_episodes"]
     marks = [mark for mark in (1, 5, 10, 20, 40, 100, 250, 1000) if mark <= num_episodes]
+    marks = marks[:1] + marks[1:][-3:]  # a terminal has 80 columns
     rows = [["episode", *map(str, marks), "last tenth", "95 % interval"]]
     tenth = max(num_episodes // 10, 1)
     for name in reversed(AGENTS):
@@ -125,7 +126,7 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
         axes.plot(episodes, agent["return_per_episode"], color=colour, linewidth=2.6 if name == "ad" else 1.6)
         axes.fill_between(episodes, agent["low"], agent["high"], color=colour, alpha=0.16, linewidth=0)
         ends.append((float(np.mean(agent["return_per_episode"][-3:])), label, colour))
-    top = max(value for value, _, _ in ends)
+    top = max(value for value, _, _ in ends) or 1.0
     if report["optimum"] is not None:
         top = report["optimum"]
         axes.axhline(top, color="#30343b", linewidth=1.2, linestyle=(0, (5, 4)))
@@ -135,7 +136,7 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
         axes.annotate(
             label, (last, height), xytext=(8, 0), textcoords="offset points", color=colour, va="center"
         )
-    axes.set_xlim(1, last)
+    axes.set_xlim(1, max(last, 2))
     axes.set_ylim(0, top * 1.06)
     axes.set_xlabel("episode in context")
     axes.set_ylabel("mean return")

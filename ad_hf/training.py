@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import get_cosine_schedule_with_warmup
@@ -20,12 +24,13 @@ from ad_hf.evaluation import in_context_returns
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.tasks import TaskFamily
-from ad_hf.windows import WindowSettings, window_batches
+from ad_hf.windows import WindowSettings, check_length, window_batches
 
 RECIPE = "recipe.json"
 LOG = "training_log.jsonl"
 STATE = "training_state.safetensors"
 PROGRESS = "training_state.json"
+COUNTS = ("updates", "batch_size", "accumulation", "log_every", "evaluate_episodes", "keep_checkpoints")
 MAY_CHANGE = {  # between a run and its resumption
     "log_every",
     "evaluate_every",
@@ -78,9 +83,10 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        for least, names in enumerate([("warmup", "evaluate_every", "checkpoint_every", "seed"), COUNTS]):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}, but must be 'no' or 'bf16'")
         if self.batch_size % self.accumulation:
@@ -121,12 +127,16 @@ def train(
         The trained model, as saved in `output`.
 
     Raises:
-        ValueError: if `output` holds another run, or windows do not fit the histories or the processes.
+        ValueError: if `output` holds another run, windows do not fit the histories or the processes, or a
+            tracker is not installed.
     """
+    check_length(histories, config.context_length)
+    _check_trackers(settings.trackers)
     checkpoints = output / "checkpoints"
     last = _last_checkpoint(checkpoints)
     if not resume and output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.accumulation,
@@ -141,11 +151,16 @@ def train(
             f"choose a multiple of {world * settings.accumulation}"
         )
     torch.manual_seed(settings.seed)  # the same weights on every process, and below other dropout on each
-    model = ADModel(config)
+    model = ADModel(copy.deepcopy(config))  # saving a model writes into its configuration
     optimizer = _optimizer(model, settings)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup, settings.updates)
     torch.manual_seed(settings.seed + 1 + rank)
-    made_with = {"train": asdict(settings), "windows": asdict(windows), "model": config.to_dict()}
+    made_with = {
+        "train": asdict(settings),
+        "windows": asdict(windows),
+        "model": config.to_dict(),
+        "histories": {"transitions": len(histories.action), "crc32": zlib.crc32(histories.action.tobytes())},
+    }
     first = 0
     if last is not None:
         first = _load_checkpoint(last, model, optimizer, schedule, made_with, rank)
@@ -172,7 +187,6 @@ def train(
     clock, clocked = time.perf_counter(), first
     for update in range(first + 1, settings.updates + 1):
         loss = _update(accelerator, model, optimizer, next(batches), settings)
-        schedule.step()
 
         line: dict[str, Any] = {}
         if update % settings.log_every == 0 or update == settings.updates:
@@ -194,6 +208,7 @@ def train(
                 with (output / LOG).open("a", encoding="utf-8") as log:
                     log.write(json.dumps(line) + "\n")
                 on_update(line)
+        schedule.step()
         due = settings.checkpoint_every and update % settings.checkpoint_every == 0
         if due or update == settings.updates:
             _save_checkpoint(
@@ -239,6 +254,17 @@ def _optimizer(model: ADModel, settings: TrainSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
 
 
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Refuse trackers that are not there; Accelerate would train without them and not say a word."""
+    installed = sorted(tracker.value for tracker in get_available_trackers())
+    for name in names:
+        if name not in installed:
+            raise ValueError(
+                f"the tracker {name!r} is not one of those installed ({', '.join(installed) or 'none'}): "
+                "pip install 'ad-hf[trackers]' brings tensorboard and trackio"
+            )
+
+
 def _short_evaluation(
     accelerator: Accelerator, model: torch.nn.Module, family: TaskFamily, settings: TrainSettings
 ) -> dict[str, float]:
@@ -246,10 +272,14 @@ def _short_evaluation(
     values = {}
     if accelerator.is_main_process:
         episodes, rollouts = settings.evaluate_episodes, 4
-        playing = accelerator.unwrap_model(model)  # and its autocast, which training goes on with
+        playing = accelerator.unwrap_model(model)
+        # Autocast would fill a cache with keys and values of two types; training goes on with it.
+        autocast = playing.__dict__.pop("forward", None)
         returns = in_context_returns(playing, family["test"], episodes, rollouts, settings.seed).mean(
             axis=(0, 1)
         )
+        if autocast is not None:
+            playing.__dict__["forward"] = autocast
         tenth = max(episodes // 10, 1)
         values = {
             "return_first": float(returns[:tenth].mean()),
@@ -275,11 +305,12 @@ def _save_checkpoint(
     settings: TrainSettings,
 ) -> None:
     """Save all that the next update depends on: written beside the others, then renamed; old ones go last."""
-    generators = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device)).cpu()
+    state = {"random": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["random_cuda"] = torch.cuda.get_rng_state()
+    # Dropout differs between processes, so the states of all of them are kept.
+    state = {name: accelerator.gather(s[None].to(accelerator.device)).cpu() for name, s in state.items()}
     if accelerator.is_main_process:
-        state = {"random": generators}
-        if torch.cuda.is_available():
-            state["random_cuda"] = torch.cuda.get_rng_state()
         for number, values in optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
         progress = {"update": update, "schedule": schedule.state_dict(), "made_with": made_with}
@@ -317,7 +348,7 @@ def _load_checkpoint(
             f"the checkpoint {checkpoint} is damaged ({error}): remove it to resume from the one before"
         ) from error
     for part, now in json.loads(json.dumps(made_with)).items():
-        then = progress["made_with"][part]
+        then = progress["made_with"].get(part, {})
         for name in sorted(now.keys() | then.keys()):
             if now.get(name) != then.get(name) and name not in MAY_CHANGE:
                 raise ValueError(
@@ -336,16 +367,17 @@ def _load_checkpoint(
         group["lr"] = rate
     if rank < len(state["random"]):
         torch.set_rng_state(state["random"][rank])
-    if "random_cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random_cuda"])
+    if rank < len(state.get("random_cuda", ())) and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random_cuda"][rank])
     return progress["update"]
 
 
 def _keep_log(path: Path, updates: int) -> None:
-    """Drop the lines of updates that will be done again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["update"] <= updates]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    """Drop the lines of updates that will be done again, and one that was cut short."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["update"] <= updates]
+    path.write_text("".join(kept), encoding="utf-8")
 
 
 def _publish(model: ADModel, output: Path, recipe: dict[str, Any] | None) -> None:

@@ -60,7 +60,7 @@ def draw_windows(
     """Choose windows: any history, any first step, episodes one after another with gaps between them.
 
     A window never leaves its history. Where the gaps drawn would carry it past the end, they shrink in
-    proportion.
+    proportion; what then still does not fit, because episodes differ in length, is cut off the last gaps.
 
     Args:
         histories: N histories, none shorter than `length` transitions.
@@ -74,33 +74,39 @@ def draw_windows(
         episode, (B, L) bool.
     """
     B, L = batch_size, length
-    lengths = np.diff(histories.episode_offsets)
-    M = -(-(L - 1) // int(lengths.min())) + 1
+    offsets = histories.episode_offsets
+    M = -(-(L - 1) // int(np.diff(offsets).min())) + 1
     history = rng.integers(len(histories), size=B)
-    first_episode = histories.history_offsets[history][:, None]  # (B, 1)
-    num_episodes = histories.history_offsets[history + 1][:, None] - first_episode
+    bounds = histories.history_offsets[[history, history + 1]]  # (2, B), in episodes
+    start, end = offsets[bounds]  # (B,) each, the history's first step and the one behind its last
+    spare = end - start - L  # (B,) steps of the history that are not in the window
 
-    extra = rng.integers(
-        0, 2 * episode_stride - 1, size=(B, M - 1)
-    )  # episodes skipped between two of the window
-    room = np.maximum(num_episodes - M, 0)
-    shrink = np.minimum(1, room / np.maximum(extra.sum(axis=1, keepdims=True), 1))
-    gaps = 1 + (extra * shrink).astype(np.int64)
-    place = np.concatenate([np.zeros((B, 1), np.int64), np.cumsum(gaps, axis=1)], axis=1)  # (B, M)
-    place += (rng.random((B, 1)) * np.maximum(num_episodes - place[:, -1:], 1)).astype(np.int64)
-    exists = place < num_episodes
-    episode = first_episode + np.where(exists, place, 0)
-    taken = np.where(exists, lengths[episode], 0)
-    ends = np.cumsum(taken, axis=1)  # (B, M), in steps from the start of the window's first episode
+    skipped = rng.integers(2 * episode_stride - 1, size=(B, M))  # episodes left out after each of the window
+    mean_length = (end - start) / (bounds[1] - bounds[0])  # (B,), in steps
+    needed = np.arange(M) < np.ceil((L - 1) / mean_length)[:, None]  # (B, M) gaps a window is likely to have
+    steps_skipped = (skipped * needed).sum(axis=1) * mean_length
+    skipped = (skipped * np.minimum(1, spare / np.maximum(steps_skipped, 1))[:, None]).astype(np.int64)
+    steps_skipped = ((skipped * needed).sum(axis=1) * mean_length).astype(np.int64)
+    start = start + rng.integers(spare - steps_skipped + 1)  # (B,) where the windows start
 
-    offset = (rng.random((B, 1)) * np.minimum(taken[:, :1], ends[:, -1:] - L + 1)).astype(np.int64)
-    step = offset + np.arange(L)  # (B, L)
-    row = np.arange(B)[:, None]
-    beyond = int(ends[:, -1].max()) + 1  # keeps the rows apart, so that one sorted search serves all of them
-    slot = np.searchsorted((ends + row * beyond).ravel(), (step + row * beyond).ravel(), side="right")
-    slot = slot.reshape(B, L) - row * M
-    into_episode = step - (ends - taken)[row, slot]
-    return histories.episode_offsets[episode[row, slot]] + into_episode, into_episode == 0
+    episode = np.searchsorted(offsets, start, side="right") - 1
+    missing = np.full(B, L)
+    parts = []  # of each episode: its first step, the first step of the window in it, the number of those
+    for gap in skipped.T:
+        taken = np.minimum(offsets[episode + 1] - start, missing)
+        parts.append((offsets[episode], start, taken))
+        missing = missing - taken
+        if not missing.any():
+            break
+        # From an episode later than this one, too few steps would be left to fill the window.
+        latest = np.searchsorted(offsets, end - np.maximum(missing, 1), side="right") - 1
+        episode = np.minimum(episode + 1 + gap, latest)
+        start = offsets[episode]
+    assert not missing.any()
+    first, start, taken = np.stack(parts, axis=2)  # (B, M) each
+    position = np.cumsum(taken, axis=1) - taken  # in the window
+    steps = np.repeat(start - position, taken.ravel()).reshape(B, L) + np.arange(L)
+    return steps, steps == np.repeat(first, taken.ravel()).reshape(B, L)
 
 
 def window_batch(

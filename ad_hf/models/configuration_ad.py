@@ -55,8 +55,8 @@ class ADConfig(PreTrainedConfig):
         label_smoothing: of the training loss, 0 to 1; the paper uses 0.2 in Dark Room Hard.
 
     Raises:
-        ValueError: if a space is not supported, or the decoder has fewer positions than the context has
-            tokens.
+        StrictDataclassError: around a ValueError, as for every configuration of transformers: if a space is
+            not supported, or the decoder has fewer positions than the context has tokens.
     """
 
     model_type = "algorithm_distillation"
@@ -75,10 +75,13 @@ class ADConfig(PreTrainedConfig):
             decoder = dict(self.decoder or {})
             if "model_type" not in decoder:
                 decoder = DEFAULT_DECODER | decoder
-            decoder.setdefault("max_position_embeddings", self.context_length * self.tokens_per_transition)
+            names = AutoConfig.for_model(decoder["model_type"]).attribute_map
+            positions = names.get("max_position_embeddings", "max_position_embeddings")  # GPT-2: n_positions
+            if not {positions, "max_position_embeddings"} & decoder.keys():
+                decoder[positions] = self.context_length * self.tokens_per_transition
             # Tokens are embedded outside the decoder, so its own vocabulary is kept to nothing.
-            decoder |= {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-            self.decoder = AutoConfig.for_model(**decoder)
+            nothing = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+            self.decoder = AutoConfig.for_model(**(nothing | decoder))
         super().__post_init__(**kwargs)
 
     @property

@@ -43,8 +43,8 @@ class ADContext:
         length: columns in use, 0 to W.
         encoded: the first so many of them are in the cache.
         action: (B,) the last actions; A before the first.
-        cache: keys and values of the encoded columns; None for a decoder without such a cache (Mamba), for
-            which every step is a full pass.
+        cache: keys and values of the encoded columns; None for a decoder that takes no such cache (Mamba,
+            GPT-Neo), for which every step is a full pass.
         causal: (W tokens, W tokens) bool, which keys a query may see; None if the decoder makes its own mask.
     """
 
@@ -123,7 +123,7 @@ class ADGenerationMixin:
                 "observation": torch.zeros(num_envs, W, *observation_shape, dtype=torch.long, device=device),
                 "previous_action": torch.full((num_envs, W), num_actions, device=device),
                 "previous_reward": torch.zeros(num_envs, W, device=device),
-                "episode_start": torch.zeros(num_envs, W, dtype=torch.bool, device=device),
+                "episode_start": torch.arange(W, device=device).repeat(num_envs, 1) == 0,
             },
             is_real=None,
             length=0,
@@ -155,9 +155,9 @@ class ADGenerationMixin:
         Args:
             context: from `start` or the last `act`. It is changed in place.
             observation: (B, ...) what each agent sees; any array.
-            reward: (B,) what its last action earned; leave it out on the first call.
+            reward: (B,) what its last action earned; leave it out on the first call, also after a prompt.
             episode_start: (B,) bool, whether the observation is an episode's first. Left out, it is so on the
-                first call and never again.
+                first call, also after a prompt, and never again.
             active: (B,) bool; rows that are false sit this call out: nothing is remembered, their action
                 means nothing.
             do_sample: draw the action; otherwise the likeliest is taken.
@@ -169,13 +169,17 @@ class ADGenerationMixin:
         """
         logits = self.next_action_logits(context, observation, reward, episode_start, active)
         if logits_processor:
-            past_actions: Any = context.tokens["previous_action"][:, : context.length]
+            past_actions: Any = context.transitions()["previous_action"]
             logits = logits_processor(past_actions, logits)
         if do_sample:
             action = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
         else:
             action = logits.argmax(-1)
-        context.action = action if active is None else torch.where(active, action, context.action)
+        if active is None:
+            context.action = action
+        else:
+            active = torch.as_tensor(active, device=action.device)
+            context.action = torch.where(active, action, context.action)
         return action, context
 
     @torch.no_grad()
@@ -196,9 +200,8 @@ class ADGenerationMixin:
         tokens["previous_action"][:, column] = context.action
         if reward is not None:
             tokens["previous_reward"][:, column] = torch.as_tensor(reward, device=device)
-        tokens["episode_start"][:, column] = (
-            column == 0 if episode_start is None else torch.as_tensor(episode_start, device=device)
-        )
+        if episode_start is not None:
+            tokens["episode_start"][:, column] = torch.as_tensor(episode_start, device=device)
         if active is not None and not active.all() and context.is_real is None:
             if context.causal is None:
                 raise ValueError(
@@ -231,7 +234,7 @@ class ADGenerationMixin:
             generation_config: how to play; None is the model's own.
             prompt: a history to start from, as for `start`.
             logits_processor: applied after the warpers that the configuration asks for.
-            stopping_criteria: called as `criterion(previous_actions, logits)` after each step of all
+            stopping_criteria: called as `criterion(previous_actions, None)` after each step of all
                 environments; the run ends when every row is stopped.
             streamer: its `put` gets `{"env", "episode", "return", "length"}` as each episode ends, its `end`
                 the end.
@@ -246,7 +249,8 @@ class ADGenerationMixin:
         processors = LogitsProcessorList([*_warpers(config), *(logits_processor or [])])
         criteria = StoppingCriteriaList(stopping_criteria or [])
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        autoreset = getattr(envs.metadata.get("autoreset_mode"), "value", "NextStep")
+        autoreset = envs.metadata.get("autoreset_mode", "NextStep")
+        autoreset = getattr(autoreset, "value", autoreset)  # Gymnasium's enumeration, or its value
         context = self.start(envs.num_envs, prompt, config.context_length)
 
         B, E = envs.num_envs, config.num_episodes
@@ -293,8 +297,10 @@ class ADGenerationMixin:
                 running_return[done], running_length[done] = 0.0, 0
                 if (finished >= E).all():
                     break
-            if criteria and bool(torch.as_tensor(criteria(context.tokens["previous_action"], None)).all()):
-                break
+            if criteria:
+                past_actions: Any = context.transitions()["previous_action"]
+                if criteria(past_actions, None).all():
+                    break
         if streamer is not None:
             streamer.end()
         E = min(E, int(finished.min()))
@@ -329,6 +335,7 @@ class ADGenerationMixin:
         kept = context.max_length // 2
         for values in [*context.tokens.values()] + ([] if context.is_real is None else [context.is_real]):
             values[:, :kept] = values[:, context.length - kept : context.length].clone()
+            values[:, kept:] = 0
         if context.is_real is not None and context.is_real[:, :kept].all():
             context.is_real = None
         context.length, context.encoded = kept, 0
@@ -359,11 +366,14 @@ class ADGenerationMixin:
         tokens["episode_start"][:, :kept] = episode_start[:, -kept:]
         tokens["previous_action"][:, 1 : kept + 1] = action[:, -kept:]
         tokens["previous_reward"][:, 1 : kept + 1] = reward[:, -kept:]
+        tokens["episode_start"][:, kept] = True
         context.action[:] = action[:, -1]
         context.length = kept
 
     def _takes_cache(self) -> bool:
-        return "past_key_values" in inspect.signature(self.decoder.forward).parameters
+        """Whether the decoder can be compiled, as transformers calls it: it is right with a StaticCache."""
+        accepts = "past_key_values" in inspect.signature(self.decoder.forward).parameters
+        return accepts and self.decoder._can_compile_fullgraph
 
     def _takes_mask(self) -> bool:
         """Whether the decoder attends plainly, so that one mask serves all its layers."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AutoModel, Cache, PreTrainedModel
+from transformers import MODEL_MAPPING, AttentionInterface, AutoModel, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import ModelOutput
@@ -101,7 +101,10 @@ class ADModel(ADGenerationMixin, PreTrainedModel):
 
     def __init__(self, config: ADConfig) -> None:
         if config._attn_implementation is None:
-            config._attn_implementation = "matmul"
+            # Where PyTorch's attention is not enough for a decoder (Gemma 2, GPT-OSS), neither is ours.
+            decoder_class: Any = MODEL_MAPPING[type(config.decoder)]
+            plain = "matmul" if decoder_class._supports_attention_backend else "sdpa"
+            config._attn_implementation = plain if decoder_class._supports_sdpa else "eager"
         super().__init__(config)
         self.embedding = ADEmbedding(config)
         self.decoder = AutoModel.from_config(config.decoder)

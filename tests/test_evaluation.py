@@ -1,0 +1,303 @@
+"""Evaluation: what a curve is, how sure it is, and what it is compared with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from ad_hf.dataset import load_histories
+from ad_hf.evaluation import (
+    EvaluateSettings,
+    bootstrap_interval,
+    evaluate,
+    history_prompt,
+    in_context_returns,
+    load_model,
+    source_returns,
+)
+from ad_hf.histories import collect
+from ad_hf.models import ADConfig, ADModel
+from ad_hf.tasks import TaskFamily, load_task_family, make_vec
+
+DECODER = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+SETTINGS = EvaluateSettings(num_episodes=3, rollouts_per_task=2, bootstrap_samples=20)
+GOALS = ([0, 0], [4, 4], [4, 6])  # 8, 0 and 2 steps from the centre: the optimum is 13, 20 and 19
+
+
+@pytest.fixture(scope="module")
+def model() -> ADModel:
+    torch.manual_seed(0)
+    return ADModel(ADConfig(context_length=30, decoder=DECODER)).eval()
+
+
+@pytest.fixture(scope="module")
+def family() -> TaskFamily:
+    whole = load_task_family("dark-room")
+    tasks = {tuple(t.params["goal"]): t for split in ("train", "test") for t in whole[split]}
+    chosen = tuple(tasks.pop(tuple(goal)) for goal in GOALS)
+    return TaskFamily("dark-room", {"train": tuple(tasks.values()), "test": chosen})
+
+
+# The interval
+
+
+def test_an_interval_covers_the_mean() -> None:
+    returns = np.random.default_rng(0).normal(5, 2, size=(16, 8, 4))
+    low, high = bootstrap_interval(returns, 500, seed=0)
+    mean = returns.mean(axis=(0, 1))
+    assert low.shape == high.shape == (4,)
+    assert (low < mean).all()
+    assert (mean < high).all()
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    returns = rng.normal(size=(100, 16, 1, 1)) + rng.normal(size=(100, 16, 8, 1))  # experiments first
+    intervals = [bootstrap_interval(experiment, 200, seed=0) for experiment in returns]
+    assert 80 <= sum(low[0] < 0 < high[0] for low, high in intervals) <= 100
+
+
+def test_an_interval_shrinks_with_more_tasks_but_not_with_more_rollouts_of_the_same() -> None:
+    task_means = np.random.default_rng(0).normal(size=(64, 1, 1))
+
+    def width(num_tasks: int, num_rollouts: int) -> float:
+        returns = np.broadcast_to(task_means[:num_tasks], (num_tasks, num_rollouts, 1))
+        low, high = bootstrap_interval(returns, 1000, seed=0)
+        return float(high[0] - low[0])
+
+    assert width(64, 4) < 0.7 * width(16, 4)
+    assert width(16, 64) == pytest.approx(width(16, 4), rel=0.1)  # rollouts repeat a task, they are not new
+
+
+def test_where_nothing_varies_the_interval_is_the_value() -> None:
+    returns = np.broadcast_to([1.0, 7.0], (5, 3, 2))
+    low, high = bootstrap_interval(returns, 50, seed=0)
+    assert low.tolist() == high.tolist() == [1.0, 7.0]
+
+
+def test_two_tasks_give_the_interval_that_can_be_worked_out_by_hand() -> None:
+    # Resampled means are 0, 1/2 and 1 with probability 1/4, 1/2, 1/4: 95 % of them reach from end to end.
+    low, high = bootstrap_interval(np.array([0.0, 1.0]).reshape(2, 1, 1), 1000, seed=0)
+    assert (low[0], high[0]) == (0.0, 1.0)
+
+
+def test_an_interval_is_a_matter_of_its_seed() -> None:
+    returns = np.random.default_rng(0).normal(size=(4, 4, 2))
+    once, again, other = (bootstrap_interval(returns, 50, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+# The agents
+
+
+def test_a_source_starts_from_scratch_on_every_task(family: TaskFamily) -> None:
+    returns = source_returns("q-learning", family["test"], 200, 16, seed=0)
+    assert returns.shape == (3, 16, 200)
+    # On the goal at the centre even beginners earn; 8 steps off only who has learnt does.
+    assert returns[0, :, :5].mean() < 0.5
+    assert returns[0, :, -5:].mean() > 5
+
+
+def test_a_sources_returns_are_those_of_its_histories_task_by_task(family: TaskFamily) -> None:
+    returns = source_returns("q-learning", family["test"], 20, 2, seed=3, settings={"epsilon_start": 0.5})
+    learners = [task for task in family["test"] for _ in range(2)]
+    histories = collect(learners, "q-learning", 20, 3, {"epsilon_start": 0.5})
+    np.testing.assert_array_equal(returns.reshape(6, 20), histories.return_matrix())
+
+
+def test_rollouts_are_independent_and_task_after_task(model: ADModel, family: TaskFamily) -> None:
+    ended: list[int] = []
+    returns = in_context_returns(model, family["test"], 4, 3, seed=0, on_progress=ended.append)
+    assert returns.shape == (3, 3, 4)
+    assert ended == list(range(1, 3 * 3 * 4 + 1))
+    envs = make_vec([task for task in family["test"] for _ in range(3)])
+    same = model.generate(envs, num_episodes=4, seed=0).episode_returns.numpy()
+    np.testing.assert_array_equal(returns.reshape(9, 4), same)
+    assert (returns[1, 0] != returns[1, 1]).any()
+
+
+def test_playing_leaves_a_model_in_training_as_it_was(family: TaskFamily) -> None:
+    torch.manual_seed(0)
+    model = ADModel(ADConfig(context_length=30, decoder={**DECODER, "attention_dropout": 0.5})).train()
+    once, again = (in_context_returns(model, family["test"], 2, 2, seed=0) for _ in range(2))
+    assert model.training
+    np.testing.assert_array_equal(once, again)  # no dropout while it plays
+
+
+# The report
+
+
+@pytest.fixture(scope="module")
+def report(model: ADModel, family: TaskFamily) -> dict[str, Any]:
+    return evaluate({"ad": model, "ed": model}, family, "q-learning", 10, {"epsilon_end": 0.1}, SETTINGS)
+
+
+def test_a_report_has_a_curve_with_its_interval_for_every_agent(report: dict[str, Any]) -> None:
+    assert report.keys() == {"environment", "optimum", "agents", "source_history", "protocol"}
+    assert report["environment"] == "ad_hf/DarkRoom-v0"
+    assert report["agents"].keys() == {"ad", "ed", "source", "random", "posterior_sampling"}
+    for agent in report["agents"].values():
+        assert agent.keys() == {"return_per_episode", "low", "high"}
+        assert len(agent["return_per_episode"]) == len(agent["low"]) == len(agent["high"]) == 3
+        assert (np.array(agent["low"]) <= agent["high"]).all()
+
+
+def test_a_report_is_json_as_it_stands(report: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_the_optimum_is_that_of_the_test_tasks(report: dict[str, Any]) -> None:
+    # An episode has 20 steps, and the goal pays from the step that reaches it: 21 - distance, at most 20.
+    distances = [abs(x - 4) + abs(y - 4) for x, y in GOALS]
+    assert report["optimum"] == np.mean([21 - max(1, distance) for distance in distances])
+
+
+def test_references_play_as_they_are_named(report: dict[str, Any]) -> None:
+    curves = {name: agent["return_per_episode"] for name, agent in report["agents"].items()}
+    assert max(curves["random"]) < report["optimum"] / 2
+    assert max(map(max, curves.values())) <= report["optimum"]
+
+
+def test_the_sources_whole_history_is_kept_but_only_its_beginning_compared(report: dict[str, Any]) -> None:
+    assert len(report["source_history"]) == 10
+    assert report["source_history"][:3] == report["agents"]["source"]["return_per_episode"]
+
+
+def test_a_report_says_how_it_was_made(report: dict[str, Any], model: ADModel) -> None:
+    protocol = report["protocol"]
+    assert protocol["task_family"]["name"] == "dark-room"
+    assert [task["goal"] for task in protocol["test_tasks"]] == [list(goal) for goal in GOALS]
+    assert protocol["source"] == {
+        "name": "q-learning",
+        "num_episodes": 10,
+        "settings": {"epsilon_end": 0.1},
+    }
+    assert {name: protocol[name] for name in ("num_episodes", "rollouts_per_task", "seed")} == {
+        "num_episodes": 3,
+        "rollouts_per_task": 2,
+        "seed": 1,
+    }
+    assert protocol["parameters"]["ad"] == sum(p.numel() for p in model.parameters())
+    assert protocol["context_length"] == {"ad": 30, "ed": 30}
+    assert protocol["actions"] == {"ad": "sampled", "ed": "sampled"}
+
+
+def test_a_report_is_a_matter_of_its_seed(report: dict[str, Any], model: ADModel, family: TaskFamily) -> None:
+    settings = {"epsilon_end": 0.1}
+    again = evaluate({"ad": model, "ed": model}, family, "q-learning", 10, settings, SETTINGS)
+    assert again == report
+    other = EvaluateSettings(num_episodes=3, rollouts_per_task=2, bootstrap_samples=20, seed=2)
+    different = evaluate({"ad": model}, family, "q-learning", 10, settings, other)
+    assert different["agents"]["ad"] != report["agents"]["ad"]
+
+
+def test_every_stage_is_announced(model: ADModel, family: TaskFamily) -> None:
+    stages: list[str] = []
+    evaluate({"ad": model}, family, "q-learning", 3, {}, SETTINGS, on_progress=stages.append)
+    assert len(stages) == 3
+    assert stages[0] == "ad plays 3 held-out tasks, 2 rollouts of 3 episodes each"
+    assert "q-learning" in stages[1]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"action_space": {"type": "Discrete", "n": 3}}, "the environment's action space is .*5.*3"),
+        (
+            {"observation_space": {"type": "Discrete", "n": 81}},
+            "the environment's observation space is .*9, 9.*81",
+        ),
+    ],
+)
+def test_a_model_for_other_spaces_is_refused_in_one_line(
+    space: dict[str, Any], message: str, family: TaskFamily
+) -> None:
+    model = ADModel(ADConfig(context_length=30, decoder=DECODER, **space))
+    with pytest.raises(ValueError, match=f"{message}") as caught:
+        evaluate({"ad": model}, family, "q-learning", 3, {}, SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["num_episodes", "rollouts_per_task", "bootstrap_samples"])
+def test_nothing_is_judged_on_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0, but must be at least 1"):
+        EvaluateSettings(**{name: 0})
+
+
+# Loading a model
+
+
+def test_a_checkpoint_is_loaded_ready_to_act(checkpoint: Path) -> None:
+    model = load_model(str(checkpoint))
+    assert isinstance(model, ADModel)
+    assert not model.training
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no checkpoint .*train one with `ad-hf train"):
+        load_model(str(tmp_path))
+
+
+def test_a_checkpoint_of_another_kind_is_refused_by_its_kind(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    LlamaModel(LlamaConfig(vocab_size=2, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a 'llama' model, not an 'algorithm_distillation' one"):
+        load_model(str(tmp_path))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("model.safetensors", truncate),
+        ("model.safetensors", Path.unlink),
+        ("config.json", truncate),
+        ("config.json", lambda path: path.write_text(path.read_text().replace(": 30,", ': "thirty",'))),
+        ("config.json", lambda path: path.write_text(path.read_text().replace(": 16,", ": 32,"))),
+    ],
+    ids=["truncated", "missing", "not JSON", "wrong type", "wrong shape"],
+)
+def test_a_damaged_checkpoint_is_refused(name: str, harm: Any, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    before = (tmp_path / "model" / name).read_bytes()
+    harm(tmp_path / "model" / name)
+    assert not (tmp_path / "model" / name).exists() or (tmp_path / "model" / name).read_bytes() != before
+    with pytest.raises(ValueError, match=r"the checkpoint in .*model cannot be loaded: \S"):
+        load_model(str(tmp_path / "model"))
+
+
+# Prompts
+
+
+def test_a_prompt_is_the_end_of_a_history(dataset_folder: Path) -> None:
+    histories = load_histories(str(dataset_folder), "dark-room")
+    prompt = history_prompt(histories, 1, 45)
+    end = histories.episode_offsets[histories.history_offsets[2]]
+    for name in ("observation", "action", "reward"):
+        np.testing.assert_array_equal(prompt[name][0], getattr(histories, name)[end - 45 : end])
+    assert prompt["episode_start"].shape == (1, 45)
+    assert prompt["episode_start"][0].nonzero()[:, 0].tolist() == [5, 25]
+
+
+def test_a_prompt_never_reaches_into_another_history(dataset_folder: Path) -> None:
+    histories = load_histories(str(dataset_folder), "dark-room")
+    prompt = history_prompt(histories, 1, 10**6)
+    assert prompt["action"].shape == (1, 12 * 20)
+    assert prompt["episode_start"].sum() == 12
+
+
+def test_a_model_goes_on_from_a_prompt(model: ADModel, family: TaskFamily, dataset_folder: Path) -> None:
+    prompt = history_prompt(load_histories(str(dataset_folder), "dark-room"), 0, 40)
+    envs = make_vec(family["test"])
+    assert model.generate(envs, num_episodes=2, seed=0, prompt=prompt).episode_returns.shape == (3, 2)

@@ -1,0 +1,49 @@
+"""The README's Python runs as it stands, and its commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ad_hf.cli import app
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert [line.split("#")[0].strip() for line in blocks("bash")[0].splitlines()] == [
+        "make quickstart",
+        "make test",
+    ]
+
+
+@pytest.mark.parametrize("verb", sorted(set(re.findall(r"(?:ad-hf|-m ad_hf) ([a-z]+)", README))))
+def test_every_command_it_names_exists(verb: str) -> None:
+    assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0
+
+
+def test_every_file_it_names_exists() -> None:
+    named = re.findall(r"\| `((?:\w+/)?\w*(?:\.py|/))` \|", README)
+    assert len(named) >= 10
+    for path in named:
+        assert (Path(__file__).parents[1] / "ad_hf" / path).exists(), path
+
+
+def test_its_python_runs_in_the_order_given(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    (folder / "model").symlink_to(checkpoint)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["output"].episode_returns.shape == (16, 40)
+    assert names["context"].length > 0
+    assert len(names["histories"]) == 65

@@ -1,0 +1,194 @@
+"""Reports: everything an evaluation found, on a page, in a figure, and while it happens."""
+
+from __future__ import annotations
+
+import copy
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ad_hf.models import ADConfig, ADModel
+from ad_hf.report import AGENTS, _spread, episodes_to, summary_rows, summary_text, watch, write_report
+from ad_hf.tasks import Task
+
+NUM_EPISODES = 20
+
+
+def agent(first: float, last: float) -> dict[str, list[float]]:
+    curve = np.linspace(first, last, NUM_EPISODES)
+    curves = {"return_per_episode": curve, "low": curve - 0.5, "high": curve + 0.5}
+    return {name: values.tolist() for name, values in curves.items()}
+
+
+REPORT: dict[str, Any] = {
+    "environment": "ad_hf/DarkRoom-v0",
+    "optimum": 16.0,
+    "agents": {
+        "ad": agent(1.0, 20.0),
+        "ed": agent(2.0, 2.0),
+        "source": agent(0.0, 4.0),
+        "random": agent(0.25, 0.25),
+        "posterior_sampling": agent(3.0, 16.0),
+    },
+    "source_history": np.linspace(0.0, 16.0, 161).tolist(),
+    "protocol": {"num_episodes": NUM_EPISODES, "rollouts_per_task": 2, "test_tasks": [{}] * 16},
+}
+
+
+def without(*names: str) -> dict[str, Any]:
+    report = copy.deepcopy(REPORT)
+    for name in names:
+        del report["agents"][name]
+    return report
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", header[16:])
+    return width, height
+
+
+def test_a_report_is_three_files(tmp_path: Path) -> None:
+    write_report(REPORT, tmp_path / "new" / "report")
+    names = {path.name for path in (tmp_path / "new" / "report").iterdir()}
+    assert names == {"report.json", "report.md", "learning_curves.png"}
+
+
+def test_report_json_is_the_report(tmp_path: Path) -> None:
+    write_report(REPORT, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == REPORT
+
+
+def test_the_page_names_every_agent_the_figure_and_the_protocol(tmp_path: Path) -> None:
+    write_report(REPORT, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    for label, _ in AGENTS.values():
+        assert f"| {label} |" in page
+    assert "| optimum |" in page
+    assert "(learning_curves.png)" in page
+    assert json.dumps(REPORT["protocol"], indent=1) in page
+
+
+def test_every_row_of_a_table_has_as_many_cells(tmp_path: Path) -> None:
+    write_report(REPORT, tmp_path)
+    tables = (tmp_path / "report.md").read_text().split("\n\n")
+    tables = [table.splitlines() for table in tables if table.startswith("|")]
+    assert len(tables) == 2
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_page_tells_how_long_the_source_really_takes(tmp_path: Path) -> None:
+    # In 20 episodes it gets nowhere; its own history gets to 50, 80 and 90 % of 16 in steps of a tenth.
+    write_report(REPORT, tmp_path)
+    assert "| source, whole history | 81 | 129 | 145 |" in (tmp_path / "report.md").read_text()
+    assert "| algorithm distillation | 8 | 13 | 15 |" in (tmp_path / "report.md").read_text()
+    assert "| expert distillation | - | - | - |" in (tmp_path / "report.md").read_text()
+
+
+def test_the_summary_has_the_returns_of_the_episodes_it_names() -> None:
+    header, ad, *_ = summary_rows(REPORT)
+    assert header == ["episode", "1", "5", "10", "20", "last tenth", "95 % interval"]
+    assert ad == ["algorithm distillation", "1.00", "5.00", "10.00", "20.00", "19.50", "19.00 to 20.00"]
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 5, 50])
+def test_the_summary_fits_a_terminal_of_80_columns(repeats: int) -> None:
+    report = copy.deepcopy(REPORT)
+    report["protocol"]["num_episodes"] = repeats * NUM_EPISODES
+    for curves in report["agents"].values():
+        for name in curves:
+            curves[name] = [value + 10 for value in curves[name] * repeats]
+    lines = summary_text(report).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "16 held-out tasks" in lines[0]
+
+
+@pytest.mark.parametrize("missing", [("ed",), ("ed", "random", "posterior_sampling")])
+def test_agents_that_did_not_play_are_left_out(missing: tuple[str, ...], tmp_path: Path) -> None:
+    report = without(*missing)
+    write_report(report, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    for name, (label, _) in AGENTS.items():
+        assert (label in page) == (name not in missing)
+        assert (label in summary_text(report)) == (name not in missing)
+
+
+def test_an_environment_without_a_known_optimum_can_be_reported(tmp_path: Path) -> None:
+    report = without("random", "posterior_sampling") | {"optimum": None}
+    write_report(report, tmp_path)
+    assert "optimum" not in (tmp_path / "report.md").read_text()
+    assert "optimum" not in summary_text(report)
+    assert png_size(tmp_path / "learning_curves.png")[0] > 1000
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num_episodes", [1, 2, NUM_EPISODES])
+def test_the_figure_is_a_picture_of_some_size(num_episodes: int, tmp_path: Path) -> None:
+    report = copy.deepcopy(REPORT)
+    report["protocol"]["num_episodes"] = num_episodes
+    for curves in report["agents"].values():
+        for name in curves:
+            curves[name] = curves[name][:num_episodes]
+    write_report(report, tmp_path)
+    assert png_size(tmp_path / "learning_curves.png") == (1350, 780)
+    assert 10_000 < (tmp_path / "learning_curves.png").stat().st_size < 1_000_000
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_that_are_all_zero_can_be_drawn(tmp_path: Path) -> None:
+    report = {**REPORT, "optimum": None, "agents": {name: agent(0, 0) for name in REPORT["agents"]}}
+    write_report(report, tmp_path)
+    assert png_size(tmp_path / "learning_curves.png") == (1350, 780)
+
+
+def test_labels_never_overlap_and_move_no_further_than_they_must() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        count = int(rng.integers(1, 8))
+        heights = rng.choice([0.0, 1.0, 2.0, 16.0], size=count) + 0.1 * rng.random(count)
+        spread = np.array(_spread(heights.tolist(), 0.5))
+        assert (np.diff(np.sort(spread)) >= 0.5 - 1e-9).all()
+        assert (spread >= heights).all()
+        assert (np.argsort(spread) == np.argsort(heights)).all()
+        if (np.diff(np.sort(heights)) >= 0.5).all():
+            assert (spread == heights).all()
+
+
+def test_episodes_are_counted_from_one() -> None:
+    assert episodes_to([0.0, 2.0, 1.0, 3.0], 2.0) == 2
+    assert episodes_to([2.0], 2.0) == 1
+    assert episodes_to([0.0, 1.0], 2.0) is None
+
+
+# Watching
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_watched_is_what_happened(temperature: float) -> None:
+    torch.manual_seed(0)
+    decoder = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    model = ADModel(ADConfig(context_length=30, decoder=decoder)).eval()
+    task = Task("ad_hf/DarkRoom-v0", {"goal": [4, 5]})
+    rooms: list[str] = []
+    episodes: list[dict[str, Any]] = []
+    watch(model, task, 3, temperature, 0, rooms.append, episodes.append)
+    assert len(rooms) == 3 * 20
+    assert [episode["episode"] for episode in episodes] == [0, 1, 2]
+    env = task.make(render_mode="ansi")
+    replayed = []
+    for episode in episodes:
+        assert len(episode["actions"]) == episode["length"] == 20
+        env.reset(seed=0)
+        total = 0.0
+        for action in episode["actions"]:
+            total += float(env.step(action)[1])
+            replayed.append(env.render())
+        assert episode["return"] == total
+    assert rooms == replayed

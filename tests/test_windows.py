@@ -1,0 +1,354 @@
+"""Windows: consecutive steps of one history, whole climbs long, the same however they are shared."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ad_hf.histories import Histories
+from ad_hf.tasks import Task
+from ad_hf.windows import (
+    WindowSettings,
+    check_length,
+    draw_windows,
+    expert_part,
+    window_batch,
+    window_batches,
+)
+
+NUM_ACTIONS = 7
+
+# Steps of each episode of each history.
+EVEN = [[4] * 10, [4] * 7, [4] * 12]
+RAGGED = [[3, 1, 5, 2, 1, 1, 4, 6, 1, 3], [6, 2, 1, 1, 1, 1, 1, 8, 7], [1] * 30, [9, 9, 9, 1]]
+KINDS = {"even": EVEN, "ragged": RAGGED}
+SHORTEST = {"even": 28, "ragged": 27}  # steps of the shortest history
+
+
+def counting_histories(lengths: list[list[int]]) -> Histories:
+    """Observation and reward are history * 1000 + step, so that every value says where it came from."""
+    episodes = [length for history in lengths for length in history]
+    value = np.concatenate([1000 * n + np.arange(sum(history)) for n, history in enumerate(lengths)])
+    ends = np.concatenate([[0], np.cumsum(episodes)])
+    return Histories(
+        observation=value,
+        action=(value % NUM_ACTIONS).astype(np.uint8),
+        reward=value.astype(np.float32),
+        final_observation=value[ends[1:] - 1] + 1,
+        terminated=np.arange(len(episodes)) % 2 == 0,
+        truncated=np.arange(len(episodes)) % 2 == 1,
+        episode_offsets=ends,
+        history_offsets=np.concatenate([[0], np.cumsum([len(history) for history in lengths])]),
+        tasks=tuple(Task("counting", {"history": n}) for n in range(len(lengths))),
+    )
+
+
+def drawn(histories: Histories, length: int, stride: int, num: int = 3000) -> tuple[np.ndarray, np.ndarray]:
+    return draw_windows(histories, num, length, stride, np.random.default_rng(0))
+
+
+def episodes_of(histories: Histories, steps: np.ndarray) -> np.ndarray:
+    return np.searchsorted(histories.episode_offsets, steps, side="right") - 1
+
+
+def distances(histories: Histories, steps: np.ndarray) -> np.ndarray:
+    """How many episodes lie from one episode of a window to its next, over all windows."""
+    moved = np.diff(episodes_of(histories, steps), axis=1)
+    return moved[moved != 0]
+
+
+def batches(histories: Histories, num: int, **changes: Any) -> list[dict[str, torch.Tensor]]:
+    arguments = {
+        "settings": WindowSettings(episode_stride=2, token_mask=0.3),
+        "batch_size": 8,
+        "length": 10,
+        "num_actions": NUM_ACTIONS,
+        "seed": 5,
+    }
+    return list(islice(window_batches(histories, **{**arguments, **changes}), num))
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, msg=name)
+
+
+# Where windows are cut
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5, 50])
+@pytest.mark.parametrize("length", [1, 2, 9, 27])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_is_consecutive_steps_and_moves_on_only_from_the_end_of_an_episode_to_the_start_of_a_later(
+    kind: str, length: int, stride: int
+) -> None:
+    histories = counting_histories(KINDS[kind])
+    steps, begins = drawn(histories, length, stride)
+    assert steps.shape == begins.shape == (3000, length)
+    episode, offsets = episodes_of(histories, steps), histories.episode_offsets
+    moved = np.diff(episode, axis=1)
+    assert (np.diff(steps, axis=1)[moved == 0] == 1).all()
+    assert (moved >= 0).all()
+    assert (steps[:, :-1][moved > 0] == offsets[episode[:, :-1] + 1][moved > 0] - 1).all()
+    assert (steps[:, 1:][moved > 0] == offsets[episode[:, 1:]][moved > 0]).all()
+    np.testing.assert_array_equal(begins, steps == offsets[episode])
+
+
+@pytest.mark.parametrize("stride", [1, 3, 50])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_never_leaves_its_history_and_no_history_is_left_out(kind: str, stride: int) -> None:
+    histories = counting_histories(KINDS[kind])
+    steps, _ = drawn(histories, 20, stride)
+    history = histories.observation[steps] // 1000
+    assert (history == history[:, :1]).all()
+    share = np.bincount(history[:, 0], minlength=len(histories)) / len(steps)
+    np.testing.assert_allclose(share, 1 / len(histories), atol=0.05)  # long or short
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_longer_than_an_episode_crosses_into_the_next(kind: str) -> None:
+    histories = counting_histories(KINDS[kind])
+    episode = episodes_of(histories, drawn(histories, 10, 1)[0])
+    assert (episode[:, 0] < episode[:, -1]).all()
+
+
+# At larger strides a window that starts late needs gaps of 1 alone, which becomes rare.
+@pytest.mark.parametrize(("length", "stride"), [*[(n, 1) for n in (1, 4, 5, 8, 9, 20, 27)], (1, 3), (4, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_start_is_reachable_and_none_else(kind: str, length: int, stride: int) -> None:
+    histories = counting_histories(KINDS[kind])
+    steps, _ = drawn(histories, length, stride, num=20_000)
+    fits = [
+        1000 * n + start
+        for n, history in enumerate(KINDS[kind])
+        for start in range(sum(history) - length + 1)
+    ]
+    assert set(histories.observation[steps[:, 0]].tolist()) == set(fits)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("length", [8, 20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_transition_is_in_some_window(kind: str, length: int, stride: int) -> None:
+    histories = counting_histories(KINDS[kind])
+    steps, _ = drawn(histories, length, stride, num=10_000)
+    assert set(steps.ravel().tolist()) == set(range(len(histories.action)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_stride_one_all_starts_of_a_history_are_equally_likely(kind: str) -> None:
+    histories = counting_histories(KINDS[kind])
+    steps, _ = drawn(histories, 7, 1, num=40_000)
+    starts, counts = np.unique(histories.observation[steps[:, 0]], return_counts=True)
+    for history in range(len(histories)):
+        of_history = counts[starts // 1000 == history]
+        np.testing.assert_allclose(of_history / of_history.mean(), 1, atol=0.25)
+
+
+@pytest.mark.parametrize("stride", [1, 7])
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [1, 1, 9, 1], [1] * 12, [12]])
+def test_a_history_of_exactly_one_window_gives_that_window(lengths: list[int], stride: int) -> None:
+    histories = counting_histories([lengths])
+    check_length(histories, 12)
+    steps, _ = drawn(histories, 12, stride, num=50)
+    np.testing.assert_array_equal(steps, np.tile(np.arange(12), (50, 1)))
+
+
+def long_history(kind: str) -> Histories:
+    lengths = np.random.default_rng(1).integers(1, 6, size=6000).tolist()
+    return counting_histories([[3] * 6000 if kind == "even" else lengths])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stride", [1, 2, 10])
+def test_successive_episodes_lie_one_to_twice_the_stride_less_one_apart_and_the_stride_on_average(
+    kind: str, stride: int
+) -> None:
+    histories = long_history(kind)
+    apart = distances(histories, drawn(histories, 16, stride)[0])
+    values, counts = np.unique(apart, return_counts=True)
+    assert values.tolist() == list(range(1, 2 * stride))
+    np.testing.assert_allclose(counts / counts.mean(), 1, atol=0.15)
+    assert apart.mean() == pytest.approx(stride, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gaps_of_one_window_are_drawn_independently(kind: str) -> None:
+    histories = long_history(kind)
+    episode = episodes_of(histories, drawn(histories, 16, 10)[0])
+    first_two = [np.diff(np.unique(row))[:2] for row in episode]
+    assert abs(np.corrcoef(np.transpose(first_two))[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gaps_shrink_where_the_history_is_short_and_use_what_room_there_is(kind: str) -> None:
+    # At a stride of 50 a window of 5 episodes would span 200 of the 24 there are.
+    lengths = [4] * 24 if kind == "even" else [3, 5] * 12
+    histories = counting_histories([lengths])
+    steps, _ = drawn(histories, 20, 50)
+    assert 3 < distances(histories, steps).mean() < 6
+    spans = np.ptp(episodes_of(histories, steps), axis=1)
+    assert spans.mean() > 15
+    assert spans.max() <= 23
+
+
+# Batches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_holds_what_its_observations_say(kind: str) -> None:
+    histories = counting_histories(KINDS[kind])
+    steps, begins = drawn(histories, 12, 3, num=64)
+    batch = {name: tensor.numpy() for name, tensor in window_batch(histories, steps, begins, 7).items()}
+    seen = batch["observation"]
+    assert {values.shape for values in batch.values()} == {(64, 12)}
+    np.testing.assert_array_equal(seen, histories.observation[steps])
+    np.testing.assert_array_equal(batch["labels"], seen % NUM_ACTIONS)  # on every position
+    np.testing.assert_array_equal(batch["previous_action"][:, 1:], seen[:, :-1] % NUM_ACTIONS)
+    np.testing.assert_array_equal(batch["previous_reward"][:, 1:], seen[:, :-1])
+    assert (batch["previous_action"][:, 0] == NUM_ACTIONS).all()
+    assert (batch["previous_reward"][:, 0] == 0).all()
+    first_steps = [
+        1000 * n + step
+        for n, history in enumerate(KINDS[kind])
+        for step in np.concatenate([[0], np.cumsum(history)[:-1]])
+    ]
+    np.testing.assert_array_equal(batch["episode_start"], np.isin(seen, first_steps))
+
+
+def test_a_batch_has_the_types_the_model_takes() -> None:
+    histories = counting_histories(EVEN)
+    pictures = np.zeros((len(histories.action), 6, 5, 3), np.uint8)
+    steps, begins = drawn(histories, 12, 1, num=2)
+    batch = window_batch(Histories(**{**vars(histories), "observation": pictures}), steps, begins, 7)
+    assert {name: tensor.dtype for name, tensor in batch.items()} == {
+        "observation": torch.uint8,
+        "previous_action": torch.int64,
+        "previous_reward": torch.float32,
+        "episode_start": torch.bool,
+        "labels": torch.int64,
+    }
+    assert batch["observation"].shape == (2, 12, 6, 5, 3)
+
+
+def test_seed_and_update_decide_a_batch_and_each_matters() -> None:
+    histories = counting_histories(EVEN)
+    first, second = batches(histories, 2)
+    assert_same(first, batches(histories, 1)[0])
+    assert (first["observation"] != second["observation"]).any()
+    assert (first["token_mask"] != second["token_mask"]).any()
+    assert (first["observation"] != batches(histories, 1, seed=6)[0]["observation"]).any()
+
+
+@pytest.mark.parametrize("update", [1, 4])
+def test_resuming_at_an_update_gives_the_batches_from_that_update_on(update: int) -> None:
+    histories = counting_histories(RAGGED)
+    whole = batches(histories, 6)
+    for ours, theirs in zip(batches(histories, 6 - update, first_update=update), whole[update:], strict=True):
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4, 8])
+def test_processes_share_a_batch_without_overlap_and_without_rest(num_processes: int) -> None:
+    histories = counting_histories(RAGGED)
+    shares = [
+        batches(histories, 2, process=process, num_processes=num_processes)
+        for process in range(num_processes)
+    ]
+    for update, whole in enumerate(batches(histories, 2)):
+        for name, values in whole.items():
+            parts = [share[update][name] for share in shares]
+            assert {len(part) for part in parts} == {8 // num_processes}
+            together = torch.stack(parts, dim=1).flatten(0, 1)  # rows are dealt out like cards
+            torch.testing.assert_close(together, values, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_transitions_are_hidden_at_the_rate_asked_for_at_every_position(rate: float) -> None:
+    settings = WindowSettings(token_mask=rate)
+    (batch,) = batches(counting_histories(EVEN), 1, settings=settings, batch_size=4000)
+    assert batch["token_mask"].dtype == torch.bool
+    np.testing.assert_allclose(batch["token_mask"].float().mean(dim=0), rate, atol=0.04)
+
+
+def test_hiding_transitions_does_not_change_which_windows_are_drawn() -> None:
+    histories = counting_histories(EVEN)
+    masked, plain = (
+        batches(histories, 1, settings=WindowSettings(token_mask=rate))[0] for rate in (0.5, 0.0)
+    )
+    del masked["token_mask"]
+    assert_same(masked, plain)
+
+
+# Expert distillation
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_expert_part_is_the_last_share_of_every_history(kind: str, share: float) -> None:
+    whole = counting_histories(KINDS[kind])
+    part = expert_part(whole, share)
+    kept = [history[-max(int(len(history) * share), 1) :] for history in KINDS[kind]]
+    values = [
+        1000 * n + np.arange(sum(history) - sum(last), sum(history))
+        for n, (history, last) in enumerate(zip(KINDS[kind], kept, strict=True))
+    ]
+    np.testing.assert_array_equal(part.observation, np.concatenate(values))
+    np.testing.assert_array_equal(part.reward, part.observation)
+    np.testing.assert_array_equal(part.action, part.observation % NUM_ACTIONS)
+    np.testing.assert_array_equal(np.diff(part.episode_offsets), np.concatenate(kept))
+    np.testing.assert_array_equal(np.diff(part.history_offsets), [len(last) for last in kept])
+    np.testing.assert_array_equal(part.final_observation, part.observation[part.episode_offsets[1:] - 1] + 1)
+    last_rows = np.isin(whole.final_observation, part.final_observation)
+    np.testing.assert_array_equal(part.terminated, whole.terminated[last_rows])
+    np.testing.assert_array_equal(part.truncated, whole.truncated[last_rows])
+    assert part.tasks == whole.tasks
+
+
+def test_windows_of_the_expert_part_show_nothing_earlier() -> None:
+    part = expert_part(counting_histories(EVEN), 0.5)
+    steps, _ = drawn(part, 12, 1)
+    earliest = [1000 * n + 4 * (len(history) - len(history) // 2) for n, history in enumerate(EVEN)]
+    seen = part.observation[steps]
+    assert (seen >= np.array(earliest)[seen // 1000]).all()
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("kind", "shortest"), SHORTEST.items())
+def test_windows_longer_than_the_shortest_history_are_refused(kind: str, shortest: int) -> None:
+    histories = counting_histories(KINDS[kind])
+    check_length(histories, shortest)
+    message = (
+        f"a window has {shortest + 1} transitions, but the shortest history has {shortest}: "
+        f"lower the context to {shortest} or collect more episodes"
+    )
+    with pytest.raises(ValueError, match=message):
+        batches(histories, 1, length=shortest + 1)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
+    message = "batch_size is 8, which 3 processes cannot share equally: choose a multiple of 3"
+    with pytest.raises(ValueError, match=message):
+        batches(counting_histories(EVEN), 1, num_processes=3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "limit"),
+    [
+        ("episode_stride", 0, "at least 1"),
+        ("token_mask", 1.0, "from 0 up to, not including, 1"),
+        ("token_mask", -0.1, "from 0 up to, not including, 1"),
+        ("expert_share", 0.0, "above 0 and at most 1"),
+        ("expert_share", 1.5, "above 0 and at most 1"),
+    ],
+)
+def test_impossible_settings_are_refused(setting: str, value: float, limit: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting} is {value}, but must be {limit}"):
+        WindowSettings(**{setting: value})  # type: ignore[arg-type]
