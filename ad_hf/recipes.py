@@ -123,6 +123,8 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
                 f"{change!r} is not of the form section.setting=value, for example train.updates=2000"
             )
         _assign(settings, path.split("."), _value(text), path)
+        if path == "collect.source" and settings["collect"]["source"] != recipe.collect.source:
+            settings["collect"]["settings"] = {}  # another source has other settings
     recipe = _build(Recipe, settings, "")
     defaults = resolve_settings(recipe.collect.source, {})
     for setting, value in recipe.collect.settings.items():
