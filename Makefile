@@ -13,11 +13,11 @@ help:  ## this list
 quickstart: $(VENV)/.installed  ## from nothing to an in-context learner, in runs/quickstart
 	$(VENV)/bin/python scripts/quickstart.py --output runs/quickstart
 
-test: lint  ## lint, then all tests, those that really learn included (minutes)
-	$(RUN) pytest
+test: lint fast  ## lint, then all tests, those that really learn included (minutes)
+	$(RUN) pytest -m slow
 
-fast: $(VENV)/.installed-test  ## only the tests that take seconds
-	$(RUN) pytest -m "not slow"
+fast: $(VENV)/.installed-test  ## only the tests that take seconds, on two cores
+	$(RUN) pytest -m "not slow" -n 2
 
 lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(RUN) ruff check .

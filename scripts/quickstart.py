@@ -1,9 +1,9 @@
 """From nothing to a transformer that reinforcement-learns in context, on two CPU cores.
 
-Collects A2C's learning histories on 65 goals of Dark Room, trains a transformer on them and another on their
-expert part (expert distillation), and plays 16 goals that neither has seen. The four steps are the four
-commands printed; they run in one process here, because importing torch and transformers four times would take
-longer than learning.
+Collects the learning histories of Q-learning on 65 goals of Dark Room, trains a transformer on them and,
+beside it, another on their expert part (expert distillation), and plays 16 goals that neither has seen. The
+steps are the commands printed; only the two trainings are processes of their own, one for each core, because
+starting Python with torch and transformers takes as long as some of the steps.
 
     python scripts/quickstart.py --output runs/quickstart
 """
@@ -14,59 +14,59 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the ad-hf command does: see ad_hf/cli.py
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does: see ad_hf/cli.py
 
 from transformers.utils.logging import disable_progress_bar
 
-from ad_hf.recipes import (
-    EVALUATION,
-    load_recipe,
-    run_collect,
-    run_evaluate,
-    run_train,
-    train_expert_distillation,
-)
+from ad_hf.recipes import EVALUATION, load_recipe, run_collect, run_evaluate
 from ad_hf.report import summary_text, write_report
 
 
 def main() -> None:
-    """Run the four steps and print the table."""
+    """Run the steps and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     output = parser.parse_args().output
-    histories, model, report = (output / name for name in ("histories", "model", "report"))
+    histories, model, ed, report = (output / name for name in ("histories", "model", "ed", "report"))
     disable_progress_bar()
-    recipe = load_recipe("dark-room")
     started = time.perf_counter()
 
-    def step(command: str) -> None:
-        print(f"[{time.perf_counter() - started:5.1f} s] ad-hf {command}", flush=True)
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - started:5.1f} s] {text}", flush=True)
 
-    def show(line: dict) -> None:
-        if line["update"] % 200 == 0:
-            print(f"          update {line['update']}, loss {line['loss']:.3f}", flush=True)
+    say(f"ad-hf collect dark-room --output {histories}")
+    run_collect(load_recipe("dark-room"), histories, lambda done, total: None)
 
-    step(f"collect dark-room --output {histories}")
-    run_collect(recipe, histories, lambda done, total: None)
-    shutil.rmtree(model, ignore_errors=True)  # histories are collected once, but a model is trained afresh
-    step(f"train dark-room --dataset {histories} --output {model}")
-    run_train(recipe, str(histories), model, on_update=show)
-    step(f"evaluate {model}")
-    train_expert_distillation(load_recipe(str(model)), model / "ed", show)
-    result = run_evaluate(
-        model, model / "ed", on_progress=lambda stage: print(f"          {stage}", flush=True)
-    )
+    common = ["train", "dark-room", "--dataset", str(histories)]
+    trainings = [[*common, "--output", str(model)], [*common, "--output", str(ed), "--objective", "ed"]]
+    for folder in (model, ed):
+        shutil.rmtree(folder, ignore_errors=True)  # histories are collected once, models trained afresh
+    processes = []
+    for arguments in trainings:
+        say(f"ad-hf {' '.join(arguments)}")
+        command = [sys.executable, "-m", "ad_hf", *arguments]
+        processes.append(
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        _, talk = process.communicate()
+        if process.returncode:
+            sys.exit(talk)
+
+    say(f"ad-hf evaluate {model} --ed {ed}")
+    result = run_evaluate(model, ed, on_progress=lambda stage: say(f"  {stage}"))
     (model / EVALUATION).write_text(json.dumps(result), encoding="utf-8")
-    step(f"report {model} --output {report}")
+    say(f"ad-hf report {model} --output {report}")
     write_report(result, report)
-
-    print(f"\n{summary_text(result)}")
-    print(f"\n{time.perf_counter() - started:.0f} s in all. Figure: {report / 'learning_curves.png'}")
+    say("done")
+    print(f"\n{summary_text(result)}\n\nFigure: {report / 'learning_curves.png'}")
     print(f"Watch it learn: ad-hf generate {model} --goal 7,2")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 # Set before any test imports a library that reads them.
 HOME = tempfile.mkdtemp(prefix="ad-hf-tests-")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does
 os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": f"{HOME}/datasets", "HF_HUB_OFFLINE": "1"}
 
 

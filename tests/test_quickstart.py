@@ -36,7 +36,7 @@ def curves(run: Path) -> dict[str, np.ndarray]:
 
 
 def test_it_leaves_histories_a_model_and_a_report(run: Path) -> None:
-    assert sorted(path.name for path in run.iterdir()) == ["histories", "model", "report"]
+    assert sorted(path.name for path in run.iterdir()) == ["ed", "histories", "model", "report"]
     assert (run / "histories" / "README.md").exists()
     assert (run / "model" / "model.safetensors").exists()
     names = {path.name for path in (run / "report").iterdir()}

@@ -81,6 +81,13 @@ def test_a_sources_settings_are_its_own() -> None:
     assert load_recipe("dark-room", changes).collect.settings == {"discount": 0.5}
 
 
+def test_another_source_starts_from_its_own_defaults(saved: Path) -> None:
+    assert load_recipe(str(saved)).collect.settings  # those of q-learning, which a2c would refuse
+    assert load_recipe(str(saved), ["collect.source=a2c"]).collect.settings == {}
+    kept = load_recipe(str(saved), ["collect.source=q-learning"]).collect
+    assert kept == load_recipe(str(saved)).collect
+
+
 def test_the_last_change_wins() -> None:
     assert load_recipe("dark-room", ["train.updates=7", "train.updates=8"]).train.updates == 8
 
