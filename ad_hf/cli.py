@@ -282,7 +282,6 @@ def generate(
     chosen = load_task(checkpoint, _task_params(goal, task))
     model = load_model(str(checkpoint))
     best = optimal_return(chosen) or 1e-9  # the full length of a bar
-    lines: list[str] = []
     symbols = chosen.make().metadata.get("action_symbols", "0123456789")
     live = None
     if delay and not as_json and sys.stdout.isatty():
@@ -292,7 +291,7 @@ def generate(
 
     def show_step(room: str) -> None:
         if live is not None:
-            live.update("\n".join([*lines[-12:], "", room]), refresh=True)
+            live.update(f"\n{room}", refresh=True)
             time.sleep(delay)
 
     def show_episode(episode: dict[str, Any]) -> None:
@@ -303,9 +302,11 @@ def generate(
         best = max(best, episode["return"])
         bar = "█" * round(20 * episode["return"] / best)
         walk = "".join(symbols[action] for action in episode["actions"])
-        lines.append(f"episode {episode['episode'] + 1:3}  return {episode['return']:5.1f}  {bar:20}  {walk}")
+        line = f"episode {episode['episode'] + 1:3}  return {episode['return']:5.1f}  {bar:20}  {walk}"
         if live is None:
-            typer.echo(lines[-1])
+            typer.echo(line)
+        else:
+            live.console.print(line, highlight=False)  # above the room, where it stays
 
     with live or contextlib.nullcontext():
         watch(model, chosen, num_episodes, temperature, seed, show_step, show_episode)
