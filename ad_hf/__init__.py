@@ -29,6 +29,7 @@ PUBLIC = {  # name -> the module it lives in, imported when the name is first us
     "collect": "ad_hf.histories",
     "collect_dataset": "ad_hf.dataset",
     "evaluate": "ad_hf.evaluation",
+    "history_prompt": "ad_hf.evaluation",
     "load_histories": "ad_hf.dataset",
     "load_model": "ad_hf.evaluation",
     "load_recipe": "ad_hf.recipes",

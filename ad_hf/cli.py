@@ -233,7 +233,12 @@ def evaluate(
                 train_expert_distillation(
                     recipe, ed, lambda line: update(line["update"], recipe.train.updates)
                 )
-    report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, _say)
+    with _progress("evaluating:", "episodes") as update:
+
+        def show(stage: str, done: int, total: int) -> None:
+            update(done, total, stage)
+
+        report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, show)
     (checkpoint / EVALUATION).write_text(json.dumps(report), encoding="utf-8")
     typer.echo(json.dumps(report) if as_json else summary_text(report))
     _say(f"next: ad-hf report {checkpoint} --output runs/report")

@@ -5,6 +5,7 @@ G = tasks, R = rollouts per task, E = episodes.
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -143,7 +144,7 @@ def evaluate(
     source_episodes: int,
     source_settings: Mapping[str, Any],
     settings: EvaluateSettings,
-    on_progress: Callable[[str], None] = lambda stage: None,
+    on_progress: Callable[..., None] = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Play every held-out task with every agent, and with the references that the environment has.
 
@@ -155,7 +156,7 @@ def evaluate(
             `num_episodes` are compared, and its whole curve is kept.
         source_settings: its settings where they differ from the defaults.
         settings: how to play.
-        on_progress: called with a line before each agent plays.
+        on_progress: called as `on_progress(stage, done, total)`, with the stage's episodes.
 
     Returns:
         The report: `{"environment", "optimum", "agents": {name: {"return_per_episode", "low", "high"}},
@@ -164,14 +165,16 @@ def evaluate(
     tasks, E, R, seed = family["test"], settings.num_episodes, settings.rollouts_per_task, settings.seed
     curves: dict[str, np.ndarray] = {}
     for name, model in agents.items():
-        on_progress(f"{name} plays {len(tasks)} held-out tasks, {R} rollouts of {E} episodes each")
-        curves[name] = in_context_returns(model, tasks, E, R, seed)
-    on_progress(f"the source ({source}) learns them from scratch")
+        stage = f"{name} plays {len(tasks)} held-out tasks, {R} rollouts of {E} episodes each"
+        played = functools.partial(on_progress, stage, total=len(tasks) * R * E)
+        played(0)
+        curves[name] = in_context_returns(model, tasks, E, R, seed, played)
+    on_progress(f"the source ({source}) learns them from scratch", 0, 1)
     whole = source_returns(source, tasks, max(source_episodes, E), R, seed, source_settings)
     curves["source"] = whole[..., :E]
     optimum = None
     world = make_vec(tasks[:1]).unwrapped
-    on_progress("references play them")
+    on_progress("references play them", 0, 1)
     if hasattr(world, "optimal_actions"):
         curves["random"] = source_returns(
             "noise", tasks, E, R, seed, {"epsilon_start": 1.0, "epsilon_end": 1.0}

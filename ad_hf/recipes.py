@@ -182,7 +182,7 @@ def run_evaluate(
     checkpoint: Path,
     ed_checkpoint: Path | None,
     settings: EvaluateSettings | None = None,
-    on_progress: Callable[[str], None] = lambda stage: None,
+    on_progress: Callable[..., None] = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """The stage from a model to a report; see `evaluate`. Its recipe names the tasks and the source."""
     recipe = load_recipe(str(checkpoint))

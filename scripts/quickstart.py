@@ -61,7 +61,12 @@ def main() -> None:
             sys.exit(talk)
 
     say(f"ad-hf evaluate {model} --ed {ed}")
-    result = run_evaluate(model, ed, on_progress=lambda stage: say(f"  {stage}"))
+
+    def say_stage(stage: str, done: int, total: int) -> None:
+        if done == 0:
+            say(f"  {stage}")
+
+    result = run_evaluate(model, ed, on_progress=say_stage)
     (model / EVALUATION).write_text(json.dumps(result), encoding="utf-8")
     say(f"ad-hf report {model} --output {report}")
     write_report(result, report)

@@ -200,11 +200,18 @@ def test_a_report_is_a_matter_of_its_seed(report: dict[str, Any], model: ADModel
 
 
 def test_every_stage_is_announced(model: ADModel, family: TaskFamily) -> None:
-    stages: list[str] = []
-    evaluate({"ad": model}, family, "q-learning", 3, {}, SETTINGS, on_progress=stages.append)
+    calls: list[tuple[str, int, int]] = []
+
+    def note(stage: str, done: int, total: int) -> None:
+        calls.append((stage, done, total))
+
+    evaluate({"ad": model}, family, "q-learning", 3, {}, SETTINGS, on_progress=note)
+    stages = list(dict.fromkeys(stage for stage, _, _ in calls))
     assert len(stages) == 3
     assert stages[0] == "ad plays 3 held-out tasks, 2 rollouts of 3 episodes each"
     assert "q-learning" in stages[1]
+    counted = [(done, total) for stage, done, total in calls if stage == stages[0]]
+    assert counted == [(done, 18) for done in range(19)]
 
 
 @pytest.mark.parametrize(
