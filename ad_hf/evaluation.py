@@ -165,16 +165,16 @@ def evaluate(
     tasks, E, R, seed = family["test"], settings.num_episodes, settings.rollouts_per_task, settings.seed
     curves: dict[str, np.ndarray] = {}
     for name, model in agents.items():
-        stage = f"{name} plays {len(tasks)} held-out tasks, {R} rollouts of {E} episodes each"
+        stage = f"{name} on {len(tasks)} held-out tasks"
         played = functools.partial(on_progress, stage, total=len(tasks) * R * E)
         played(0)
         curves[name] = in_context_returns(model, tasks, E, R, seed, played)
-    on_progress(f"the source ({source}) learns them from scratch", 0, 1)
+    on_progress(f"{source} from scratch", 0, 1)
     whole = source_returns(source, tasks, max(source_episodes, E), R, seed, source_settings)
     curves["source"] = whole[..., :E]
     optimum = None
     world = make_vec(tasks[:1]).unwrapped
-    on_progress("references play them", 0, 1)
+    on_progress("references", 0, 1)
     if hasattr(world, "optimal_actions"):
         curves["random"] = source_returns(
             "noise", tasks, E, R, seed, {"epsilon_start": 1.0, "epsilon_end": 1.0}

@@ -208,7 +208,7 @@ def test_every_stage_is_announced(model: ADModel, family: TaskFamily) -> None:
     evaluate({"ad": model}, family, "q-learning", 3, {}, SETTINGS, on_progress=note)
     stages = list(dict.fromkeys(stage for stage, _, _ in calls))
     assert len(stages) == 3
-    assert stages[0] == "ad plays 3 held-out tasks, 2 rollouts of 3 episodes each"
+    assert stages[0] == "ad on 3 held-out tasks"
     assert "q-learning" in stages[1]
     counted = [(done, total) for stage, done, total in calls if stage == stages[0]]
     assert counted == [(done, 18) for done in range(19)]
