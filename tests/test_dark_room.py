@@ -106,14 +106,14 @@ def test_optimal_actions_earn_the_optimum_of_every_goal(env_id: str, size: int, 
     np.testing.assert_array_equal(returns, exact_returns(size, once, np.max))
 
 
-def test_the_optimum_of_dark_room_is_what_the_anchors_say() -> None:
+def test_the_optimum_of_dark_room_is_that_of_the_reference_values() -> None:
     optimum = exact_returns(9, False, np.max)
     assert optimum.mean() == pytest.approx(16.543, abs=5e-4)
     assert (optimum.min(), optimum.max()) == (13, 20)
     assert (exact_returns(17, True, np.max) == 1).all()
 
 
-def test_random_returns_of_both_rooms_are_what_the_anchors_say() -> None:
+def test_random_returns_of_both_rooms_are_those_of_the_reference_values() -> None:
     # At each of the 20 steps the agent stands on exactly one of the 81 cells, so over all goals it earns 20.
     assert exact_returns(9, False, np.mean).mean() == pytest.approx(20 / 81, abs=1e-12)
     assert exact_returns(17, True, np.mean).mean() == pytest.approx(0.0373, abs=5e-5)
