@@ -215,7 +215,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
     """Play every held-out task with frozen weights, beside the source, expert distillation, the optimum."""
-    from ad_hf.recipes import EVALUATION, load_recipe, run_evaluate, train_expert_distillation
+    from ad_hf.recipes import load_recipe, run_evaluate, train_expert_distillation
     from ad_hf.report import summary_text
 
     flags = {
@@ -239,7 +239,6 @@ def evaluate(
             update(done, total, stage)
 
         report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, show)
-    (checkpoint / EVALUATION).write_text(json.dumps(report), encoding="utf-8")
     typer.echo(json.dumps(report) if as_json else summary_text(report))
     _say(f"next: ad-hf report {checkpoint} --output runs/report")
 
@@ -280,13 +279,13 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per episode.")] = False,
 ) -> None:
     """Watch a frozen model learn a task in its context, episode by episode."""
-    from ad_hf.evaluation import load_model
+    from ad_hf.evaluation import load_model, optimal_return
     from ad_hf.recipes import load_task
-    from ad_hf.report import optimal_return, watch
+    from ad_hf.report import watch
 
     chosen = load_task(checkpoint, _task_params(goal, task))
     model = load_model(str(checkpoint))
-    best = optimal_return(chosen) or 1e-9  # the full length of a bar
+    best = optimal_return([chosen]) or 1e-9  # the full length of a bar
     symbols = chosen.make().metadata.get("action_symbols", "0123456789")
     live = None
     if delay and not as_json and sys.stdout.isatty():

@@ -114,6 +114,14 @@ def source_returns(
     return histories.return_matrix().reshape(len(tasks), rollouts_per_task, num_episodes)
 
 
+def optimal_return(tasks: Sequence[Task], rollouts_per_task: int = 1, seed: int = 0) -> float | None:
+    """Mean return of the optimal policy over tasks; None where the environment does not know it."""
+    if not hasattr(make_vec(tasks[:1]).unwrapped, "optimal_actions"):
+        return None
+    settings = {"epsilon_start": 0.0, "epsilon_end": 0.0}
+    return float(source_returns("noise", tasks, 1, rollouts_per_task, seed, settings).mean())
+
+
 def bootstrap_interval(returns: np.ndarray, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """95 % interval of the mean return per episode, over tasks and the rollouts on each.
 
@@ -172,16 +180,13 @@ def evaluate(
     on_progress(f"{source} from scratch", 0, 1)
     whole = source_returns(source, tasks, max(source_episodes, E), R, seed, source_settings)
     curves["source"] = whole[..., :E]
-    optimum = None
-    world = make_vec(tasks[:1]).unwrapped
     on_progress("references", 0, 1)
-    if hasattr(world, "optimal_actions"):
+    optimum = optimal_return(tasks, R, seed)
+    if optimum is not None:
         curves["random"] = source_returns(
             "noise", tasks, E, R, seed, {"epsilon_start": 1.0, "epsilon_end": 1.0}
         )
-        best = source_returns("noise", tasks, 1, R, seed, {"epsilon_start": 0.0, "epsilon_end": 0.0})
-        optimum = float(best.mean())
-    if hasattr(world, "consistent_hypotheses"):
+    if hasattr(make_vec(tasks[:1]).unwrapped, "consistent_hypotheses"):
         curves["posterior_sampling"] = source_returns("posterior-sampling", tasks, E, R, seed)
     report_agents = {}
     for name, returns in curves.items():

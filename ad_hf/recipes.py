@@ -184,12 +184,15 @@ def run_evaluate(
     settings: EvaluateSettings | None = None,
     on_progress: Callable[..., None] = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """The stage from a model to a report; see `evaluate`. Its recipe names the tasks and the source."""
+    """The stage from a model to a report; see `evaluate`. Its recipe names the tasks and the source.
+
+    The report is left beside the checkpoint, where `load_evaluation` finds it.
+    """
     recipe = load_recipe(str(checkpoint))
     agents = {"ad": load_model(str(checkpoint))}
     if ed_checkpoint is not None:
         agents["ed"] = load_model(str(ed_checkpoint))
-    return evaluate(
+    report = evaluate(
         agents,
         recipe.task_family(),
         recipe.collect.source,
@@ -198,6 +201,8 @@ def run_evaluate(
         settings or recipe.evaluate,
         on_progress,
     )
+    (checkpoint / EVALUATION).write_text(json.dumps(report), encoding="utf-8")
+    return report
 
 
 def train_expert_distillation(

@@ -188,19 +188,6 @@ class _Watched(VectorWrapper, BaseStreamer):
         pass
 
 
-def optimal_return(task: Task) -> float | None:
-    """Return of one episode of the optimal policy, in environments that know it."""
-    env = task.make()
-    if not hasattr(env.unwrapped, "optimal_action"):
-        return None
-    env.reset(seed=0)
-    total, done = 0.0, False
-    while not done:
-        _, reward, terminated, truncated, _ = env.step(env.unwrapped.optimal_action())
-        total, done = total + float(reward), terminated or truncated
-    return total
-
-
 def watch(
     model: ADModel,
     task: Task,

@@ -11,7 +11,6 @@ starting Python with torch and transformers takes as long as some of the steps.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does: see 
 
 from transformers.utils.logging import disable_progress_bar
 
-from ad_hf.recipes import EVALUATION, load_recipe, run_collect, run_evaluate
+from ad_hf.recipes import load_recipe, run_collect, run_evaluate
 from ad_hf.report import summary_text, write_report
 
 
@@ -67,7 +66,6 @@ def main() -> None:
             say(f"  {stage}")
 
     result = run_evaluate(model, ed, on_progress=say_stage)
-    (model / EVALUATION).write_text(json.dumps(result), encoding="utf-8")
     say(f"ad-hf report {model} --output {report}")
     write_report(result, report)
     say("done")
