@@ -27,7 +27,7 @@ PUBLIC = {  # name -> the module it lives in, imported when the name is first us
     "Task": "ad_hf.tasks",
     "TaskFamily": "ad_hf.tasks",
     "collect": "ad_hf.histories",
-    "collect_dataset": "ad_hf.dataset",
+    "collect_dataset": "ad_hf.collection",
     "evaluate": "ad_hf.evaluation",
     "history_prompt": "ad_hf.evaluation",
     "load_histories": "ad_hf.dataset",
@@ -35,6 +35,7 @@ PUBLIC = {  # name -> the module it lives in, imported when the name is first us
     "load_recipe": "ad_hf.recipes",
     "load_task_family": "ad_hf.tasks",
     "make_vec": "ad_hf.tasks",
+    "open_stream": "ad_hf.streaming",
     "train": "ad_hf.training",
 }
 __all__ = list(PUBLIC)

@@ -5,7 +5,10 @@ G = tasks, R = rollouts per task, E = episodes.
 
 from __future__ import annotations
 
+import copy
 import functools
+import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # comes with accelerate
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoModel
+from safetensors import SafetensorError, safe_open
 from transformers.generation.streamers import BaseStreamer
 
+from ad_hf import hub
 from ad_hf.histories import Histories, collect
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.tasks import Task, TaskFamily, make_vec
@@ -50,22 +54,81 @@ class EvaluateSettings:
 def load_model(path: str) -> ADModel:
     """Load a checkpoint onto the best device there is, ready to act.
 
+    Neither code nor pickles of the checkpoint are used.
+
+    Args:
+        path: a folder, or a repository on the Hub, as `org/name` or `org/name@revision`.
+
     Raises:
-        ValueError: if `path` holds no checkpoint of this kind.
+        ValueError: if it holds no checkpoint of this kind, or one that is damaged or does not fit together.
+        HubError: if there is no such folder or repository.
     """
-    if not (Path(path) / "config.json").exists():
+    folder = hub.folder_of(path)
+    if not (folder / "config.json").exists():
         raise ValueError(
             f"{path} holds no checkpoint (no config.json): train one with `ad-hf train --output {path}`"
         )
     try:
-        model = AutoModel.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"the checkpoint in {path} cannot be loaded: {error}") from error
-    if not isinstance(model.config, ADConfig):
+        _check_files(folder, path)
+        config = ADConfig.from_pretrained(folder)
+        _check_sizes(folder, path, config)
+        model = ADModel.from_pretrained(str(folder), config=config, use_safetensors=True)
+    except (OSError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint in {path} cannot be loaded: {reason}") from error
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval()
+
+
+def _check_files(folder: Path, path: str) -> None:
+    """Refuse what is not an Algorithm Distillation checkpoint, before anything is built from it.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    files = {}
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).exists():
+            try:
+                files[name] = dict(json.loads((folder / name).read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"the checkpoint in {path} cannot be loaded: {name}: {error}") from error
+    kind = files["config.json"].get("model_type")
+    if kind != ADConfig.model_type:
+        raise ValueError(f"{path} holds a {kind!r} model, not an {ADConfig.model_type!r} one")
+    if not any(folder.glob("model*.safetensors")):
+        raise ValueError(f"{path} holds no model.safetensors, and weights in other formats are never loaded")
+
+
+def _check_sizes(folder: Path, path: str, config: ADConfig) -> None:
+    """Refuse a configuration that declares more than there is, before memory is taken for it.
+
+    Raises:
+        ValueError: if it does.
+    """
+    sizes = []
+    for file in folder.glob("model*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            sizes += [math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118
+    layers = config.decoder.num_hidden_layers
+    if layers > len(sizes):
         raise ValueError(
-            f"{path} holds a {model.config.model_type!r} model, not an {ADConfig.model_type!r} one"
+            f"the config.json in {path} declares {layers} layers, but there are {len(sizes)} tensors"
         )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    with torch.device("meta"):
+        declared = sum(values.numel() for values in ADModel(copy.deepcopy(config)).state_dict().values())
+    if declared != sum(sizes):
+        raise ValueError(
+            f"the config.json in {path} declares {declared} values, but its weights are {sum(sizes)}: "
+            "they are not of the same model"
+        )
+    # Which keys a query may see: a byte for each pair of tokens.
+    needed = (config.context_length * config.tokens_per_transition) ** 2
+    if needed > psutil.virtual_memory().available:
+        raise ValueError(
+            f"the config.json in {path} declares a context of {config.context_length} transitions, for which "
+            f"{needed / 2**30:.0f} GiB are needed: lower its context_length"
+        )
 
 
 class _CountEpisodes(BaseStreamer):
@@ -213,6 +276,7 @@ def evaluate(
                 name: "sampled" if model.generation_config.do_sample else "greedy"
                 for name, model in agents.items()
             },
+            "device": str(next(iter(agents.values())).device) if agents else "cpu",
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,

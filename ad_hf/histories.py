@@ -66,6 +66,23 @@ class Histories:
         return self.episode_returns()[self.history_offsets[:-1, None] + np.arange(shortest)]
 
 
+def concatenate(parts: Sequence[Histories]) -> Histories:
+    """Histories one after another, as a copy."""
+    fields = ("observation", "action", "reward", "final_observation", "terminated", "truncated")
+    steps = np.cumsum([0, *(len(part.action) for part in parts)])
+    episodes = np.cumsum([0, *(part.num_episodes for part in parts)])
+    return Histories(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields},
+        episode_offsets=np.concatenate(
+            [[0], *(part.episode_offsets[1:] + first for part, first in zip(parts, steps, strict=False))]
+        ),
+        history_offsets=np.concatenate(
+            [[0], *(part.history_offsets[1:] + first for part, first in zip(parts, episodes, strict=False))]
+        ),
+        tasks=tuple(task for part in parts for task in part.tasks),
+    )
+
+
 class Recorder(VectorWrapper):
     """Keeps every step that an algorithm takes in a vector environment, whichever autoreset mode it has.
 

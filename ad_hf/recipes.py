@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import os
+import shutil
+import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,17 +16,26 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ad_hf.dataset import CollectSettings, collect_dataset, load_histories
+from ad_hf import dataset as histories_dataset
+from ad_hf import hub
+from ad_hf.collection import CollectSettings, collect_dataset
+from ad_hf.dataset import configs_of, load_histories, read_card
 from ad_hf.evaluation import EvaluateSettings, evaluate, load_model
-from ad_hf.hub import read_card
+from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, space_to_json
+from ad_hf.report import draw_learning_curves, model_card
 from ad_hf.sources import resolve_settings
+from ad_hf.streaming import open_stream
 from ad_hf.tasks import Task, TaskFamily, load_task_family
-from ad_hf.training import RECIPE, TrainSettings, train
+from ad_hf.training import PROGRESS, RECIPE, RUN, STATE, TrainSettings, train
 from ad_hf.windows import WindowSettings, expert_part
 
 OBJECTIVES = ("ad", "ed")
 EVALUATION = "evaluation.json"
+FIGURE = "learning_curves.png"
+RESULTS = ".eval_results/ad-hf.yaml"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,19 +115,23 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     """A named recipe, or the one saved beside a checkpoint, with some settings changed.
 
     Args:
-        name: a name in `RECIPES`, or a folder that holds a recipe.json.
+        name: a name in `RECIPES`, or a folder or a repository on the Hub that holds a recipe.json.
         changes: "section.setting=value" each, the value as JSON or as bare text.
 
     Raises:
         ValueError: if there is no such recipe or setting, or a value does not suit its setting.
+        HubError: if there is no such folder or repository.
     """
     if name in RECIPES:
         recipe = RECIPES[name]()
-    elif (Path(name) / RECIPE).is_file():
-        recipe = _build(Recipe, _read_json(Path(name) / RECIPE), "")
     else:
-        known = ", ".join(sorted(RECIPES))
-        raise ValueError(f"{name!r} is neither an environment ({known}) nor a folder with a {RECIPE}")
+        if not Path(name).is_dir() and not hub.is_reference(name):
+            known = ", ".join(sorted(RECIPES))
+            raise ValueError(f"{name!r} is neither an environment ({known}) nor a folder with a {RECIPE}")
+        saved = hub.folder_of(name) / RECIPE
+        if not saved.is_file():
+            raise ValueError(f"{name} holds no {RECIPE}, which `ad-hf train` leaves beside a model")
+        recipe = _build(Recipe, _read_json(saved), "")
     settings = asdict(recipe)
     for change in changes:
         path, equals, text = change.partition("=")
@@ -137,32 +154,92 @@ def run_collect(recipe: Recipe, output: Path, on_progress: Callable[[int, int], 
     collect_dataset(output, recipe.task_family(), recipe.collect, on_progress)
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where on the Hub something goes.
+
+    Args:
+        repo_id: `org/name`.
+        private: whether a new repository is private; an existing public one is refused.
+        revision: a branch, made if need be; None is main.
+        overwrite_card: replace the repository's card, even if it was edited there.
+    """
+
+    repo_id: str
+    private: bool = False
+    revision: str | None = None
+    overwrite_card: bool = False
+
+
 def run_train(
     recipe: Recipe,
     dataset: str,
     output: Path,
     resume: bool = False,
     on_update: Callable[[dict[str, Any]], None] = lambda line: None,
+    streaming: bool = False,
+    push_to: Destination | None = None,
+    push_every: int = 0,
 ) -> None:
     """The stages from a dataset to a model; see `train`.
 
-    The tasks and the source are those the dataset was collected with, if it is a folder with our card.
+    The tasks and the source are those the dataset was collected with, if it has our card.
+
+    Args:
+        recipe: what to do.
+        dataset: a folder, or a repository on the Hub.
+        output: the folder for the model.
+        resume: go on from the last checkpoint in `output`.
+        on_update: called with every line of the log.
+        streaming: read histories as they are needed, instead of all at once.
+        push_to: where unfinished models go, to be resumed from there; `push_model` is for the finished one.
+        push_every: updates between two of them at least; 0 for none. They are pushed beside the training, and
+            a push that fails, or is still under way when the next is due, costs a line in the log.
 
     Raises:
         ValueError: as `train`, and if the dataset holds histories of held-out tasks.
+        HubError: if the dataset cannot be fetched.
     """
     recipe = _as_collected(dataclasses.replace(recipe, dataset=dataset))
     family = recipe.task_family()
-    histories = load_histories(dataset, family.name)
-    if {task.id for task in histories.tasks} & {task.id for task in family["test"]}:
-        raise ValueError(
-            f"{dataset} holds histories of held-out tasks of {recipe.family}: "
-            "name the split it was collected with, for example --set family.fold=2"
-        )
+
+    def prepare(histories: Histories) -> Histories:
+        if {task.id for task in histories.tasks} & {task.id for task in family["test"]}:
+            raise ValueError(
+                f"{dataset} holds histories of held-out tasks of {recipe.family}: "
+                "name the split it was collected with, for example --set family.fold=2"
+            )
+        return expert_part(histories, recipe.windows.expert_share) if recipe.objective == "ed" else histories
+
+    if streaming:
+        histories: Any = dataclasses.replace(open_stream(dataset, family.name), prepare=prepare)
+    else:
+        histories = prepare(load_histories(dataset, family.name))
     if recipe.objective == "ed":
-        histories = expert_part(histories, recipe.windows.expert_share)
         # Experts do not improve, so there is nothing to skip.
         recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, episode_stride=1))
+    config = _model_config(recipe, family)
+    settings = recipe.train
+    pushes = _Pushes(push_to, push_every, output, asdict(recipe))
+    if push_to is not None and push_every:
+        every = min(settings.checkpoint_every or push_every, push_every)
+        settings = dataclasses.replace(settings, checkpoint_every=every)
+    train(
+        histories,
+        config,
+        recipe.windows,
+        settings,
+        output,
+        family,
+        asdict(recipe),
+        resume,
+        on_update,
+        pushes.on_checkpoint,
+    )
+    pushes.wait()
+
+
+def _model_config(recipe: Recipe, family: TaskFamily) -> ADConfig:
     env = family["train"][0].make()
     try:
         config = ADConfig(
@@ -175,23 +252,146 @@ def run_train(
     # transformers takes any name, so a misspelt one would change nothing and not be noticed.
     known = ["model_type", *(setting.name for setting in dataclasses.fields(config.decoder))]
     _check_known("model.decoder.", recipe.model.decoder, [*known, *config.decoder.attribute_map])
-    train(histories, config, recipe.windows, recipe.train, output, family, asdict(recipe), resume, on_update)
+    return config
+
+
+class _Pushes:
+    """Pushes unfinished models beside the training, one at a time."""
+
+    def __init__(self, push_to: Destination | None, every: int, output: Path, recipe: dict[str, Any]) -> None:
+        self._push_to, self._every, self._recipe = push_to, every, recipe
+        self._staging = output / "checkpoints" / "pushing"
+        self._thread: threading.Thread | None = None
+        self._next = every
+
+    def on_checkpoint(self, checkpoint: Path, run: dict[str, Any]) -> None:
+        """Push a checkpoint, if one is due and none is under way."""
+        under_way = self._thread is not None and self._thread.is_alive()
+        if self._push_to is None or not self._every or run["update"] < self._next or under_way:
+            return
+        self._next = run["update"] + self._every
+        shutil.rmtree(self._staging, ignore_errors=True)
+        # Links, because the checkpoint itself is removed when newer ones are there.
+        shutil.copytree(checkpoint, self._staging, copy_function=_link)
+        for name, values in ((RECIPE, self._recipe), (RUN, run)):
+            (self._staging / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        self._thread = threading.Thread(target=self._push, args=(self._push_to, run["update"]), daemon=True)
+        self._thread.start()
+
+    def _push(self, push_to: Destination, update: int) -> None:
+        try:
+            push_model(self._staging, push_to)
+        except Exception as error:  # whatever it is, it is not worth the training
+            logger.warning("update %d was not pushed; training goes on: %s", update, error)
+
+    def wait(self) -> None:
+        """Until no push is under way."""
+        if self._thread is not None:
+            self._thread.join()
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on a file system without
+        shutil.copy2(source, target)
+
+
+def fetch_checkpoint(name: str, output: Path) -> None:
+    """Put the unfinished model that a repository holds into `output`, to be resumed there.
+
+    What `output` already has of it, or is further, stays.
+
+    Raises:
+        ValueError: if the repository holds no unfinished model.
+        HubError: if it cannot be fetched.
+    """
+    folder = hub.folder_of(name)
+    if not (folder / PROGRESS).is_file():
+        raise ValueError(
+            f"{name} holds no unfinished training to resume (no {PROGRESS}): --push-every pushes one"
+        )
+    update = _read_json(folder / PROGRESS)["update"]
+    checkpoints = output / "checkpoints"
+    if any(found.name >= f"update-{update:08d}" for found in checkpoints.glob("update-*")):
+        return
+    partial = checkpoints / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in folder.iterdir():
+        if file.name not in (RECIPE, RUN, EVALUATION, FIGURE, "README.md") and file.is_file():
+            shutil.copyfile(file, partial / file.name)
+    partial.rename(checkpoints / f"update-{update:08d}")
+
+
+def push_model(folder: Path, to: Destination) -> str:
+    """Publish a model with its recipe, its evaluation and its card, in one commit; the address.
+
+    The figure and the card are left in the folder as well.
+
+    Raises:
+        ValueError: if the folder holds no model of ours.
+        HubError: if it cannot be published.
+    """
+    for name in ("config.json", RECIPE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no trained model (no {name}): train one with `ad-hf train`")
+    load_recipe(str(folder))
+    recipe = _read_json(folder / RECIPE)
+    report = _read_json(folder / EVALUATION) if (folder / EVALUATION).is_file() else None
+    run = _read_json(folder / RUN) if (folder / RUN).is_file() else {}
+    if report is not None:
+        draw_learning_curves(report, folder / FIGURE)
+    card, results = model_card(to.repo_id, recipe, run, report, _read_json(folder / "config.json"))
+    path = folder / "README.md"
+    local = hub.load_card(path) if path.is_file() else None
+    fixed = ("model-index", "datasets", "library_name", "pipeline_tag", "ad_hf")
+    hub.save_card(hub.keep_edits(card, local, fixed), path)
+    local = hub.load_card(path)
+    patterns = ("*.json", "model*.safetensors", "*_ad.py", STATE, FIGURE)
+    files: dict[str, Path | bytes] = {
+        file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()
+    }
+    if results:
+        files[RESULTS] = results.encode()
+    return hub.publish(
+        to.repo_id,
+        "model",
+        files,
+        lambda theirs: hub.keep_edits(card, hub.card_to_keep(local, theirs, to.overwrite_card), fixed),
+        f"Add {recipe['name']}, {run.get('update', '?')} updates",
+        to.private,
+        to.revision,
+        delete=(STATE, PROGRESS, "*.safetensors", "*.bin", RESULTS),
+    )
+
+
+def push_dataset(folder: Path, to: Destination) -> str:
+    """Publish learning histories, in one commit; see `ad_hf.dataset.publish`."""
+    return histories_dataset.publish(folder, to.repo_id, to.private, to.revision, to.overwrite_card)
 
 
 def run_evaluate(
-    checkpoint: Path,
-    ed_checkpoint: Path | None,
+    checkpoint: str,
+    ed_checkpoint: str | None,
     settings: EvaluateSettings | None = None,
     on_progress: Callable[..., None] = lambda stage, done, total: None,
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """The stage from a model to a report; see `evaluate`. Its recipe names the tasks and the source.
 
-    The report is left beside the checkpoint, where `load_evaluation` finds it.
+    Args:
+        checkpoint: a folder, or a repository on the Hub.
+        ed_checkpoint: the same of an expert-distillation model; None compares without.
+        settings: how to play; None is the recipe's.
+        on_progress: called as `on_progress(stage, done, total)`.
+        output: where the report is left for `load_evaluation`; None is beside the checkpoint.
     """
-    recipe = load_recipe(str(checkpoint))
-    agents = {"ad": load_model(str(checkpoint))}
+    recipe = load_recipe(checkpoint)
+    agents = {"ad": load_model(checkpoint)}
     if ed_checkpoint is not None:
-        agents["ed"] = load_model(str(ed_checkpoint))
+        agents["ed"] = load_model(ed_checkpoint)
     report = evaluate(
         agents,
         recipe.task_family(),
@@ -201,7 +401,9 @@ def run_evaluate(
         settings or recipe.evaluate,
         on_progress,
     )
-    (checkpoint / EVALUATION).write_text(json.dumps(report), encoding="utf-8")
+    output = output or Path(checkpoint)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / EVALUATION).write_text(json.dumps(report), encoding="utf-8")
     return report
 
 
@@ -212,35 +414,36 @@ def train_expert_distillation(
 
     Raises:
         ValueError: if the histories the recipe was trained on are gone.
+        HubError: if they cannot be fetched.
     """
-    if recipe.dataset is None or not Path(recipe.dataset).exists():
+    dataset = recipe.dataset or ""
+    if not Path(dataset).exists() and not hub.is_reference(dataset):
         raise ValueError(
             f"the histories in {recipe.dataset} are gone, so expert distillation cannot be trained: --no-ed"
         )
-    run_train(
-        dataclasses.replace(recipe, objective="ed"), recipe.dataset, output, resume=True, on_update=on_update
-    )
+    run_train(dataclasses.replace(recipe, objective="ed"), dataset, output, resume=True, on_update=on_update)
 
 
-def load_evaluation(checkpoint: Path) -> dict[str, Any]:
-    """The report that `ad-hf evaluate` left beside a checkpoint.
+def load_evaluation(checkpoint: str) -> dict[str, Any]:
+    """The report that `ad-hf evaluate` left in a folder, or that a repository holds.
 
     Raises:
         ValueError: if there is none.
+        HubError: if there is no such folder or repository.
     """
-    path = checkpoint / EVALUATION
+    path = hub.folder_of(checkpoint) / EVALUATION
     if not path.exists():
         raise ValueError(f"{checkpoint} has not been evaluated: run `ad-hf evaluate {checkpoint}` first")
     return _read_json(path)
 
 
-def load_task(checkpoint: Path, params: Mapping[str, Any] | None) -> Task:
+def load_task(checkpoint: str, params: Mapping[str, Any] | None) -> Task:
     """A task of the environment that a checkpoint was trained on: with `params`, or its first held-out one.
 
     Raises:
         ValueError: if the environment takes no such arguments.
     """
-    task = load_recipe(str(checkpoint)).task_family()["test"][0]
+    task = load_recipe(checkpoint).task_family()["test"][0]
     if params is not None:
         task = Task(task.env_id, params)
     try:
@@ -252,17 +455,15 @@ def load_task(checkpoint: Path, params: Mapping[str, Any] | None) -> Task:
 
 def _as_collected(recipe: Recipe) -> Recipe:
     """The recipe with the tasks and the source that the card of its dataset names, where there is a card."""
-    card = Path(recipe.dataset or "") / "README.md"
-    found = (read_card(card).get("ad_hf") or {}) if card.is_file() else {}
-    about = found.get("configs", {}).get(recipe.family.get("name"))
+    name = recipe.dataset or ""
+    folder = hub.folder_of(name, "dataset", ("README.md",))
+    about = configs_of(read_card(folder, name)).get(recipe.family["name"])
     if about is None:
         return recipe
     family = about["task_family"]
     for option, value in recipe.family.items():
         if value != family.get(option):
-            raise ValueError(
-                f"{recipe.dataset} was collected with family.{option}={family.get(option)}, not {value}"
-            )
+            raise ValueError(f"{name} was collected with family.{option}={family.get(option)}, not {value}")
     collect = {setting.name: about[setting.name] for setting in dataclasses.fields(CollectSettings)}
     return dataclasses.replace(recipe, family=family, collect=CollectSettings(**collect))
 

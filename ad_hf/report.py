@@ -11,8 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, RepoCard
 from transformers.generation.streamers import BaseStreamer
 
+from ad_hf.hub import TAG, is_reference, make_card, result_file, split_reference
 from ad_hf.models import ADModel
 from ad_hf.tasks import Task
 
@@ -74,8 +76,6 @@ def summary_text(report: dict[str, Any]) -> str:
 
 def _page(report: dict[str, Any]) -> str:
     """report.md."""
-    header, *rows = summary_rows(report)
-    table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     protocol = report["protocol"]
     lines = [
         f"# In-context reinforcement learning on {report['environment']}",
@@ -86,7 +86,7 @@ def _page(report: dict[str, Any]) -> str:
         "",
         "![learning curves](learning_curves.png)",
         "",
-        *table,
+        *_markdown(summary_rows(report)),
         "",
     ]
     if report["optimum"] is not None:
@@ -105,10 +105,81 @@ def _pace(report: dict[str, Any]) -> list[str]:
     curves["source, whole history"] = report["source_history"]
     del curves[AGENTS["source"][0]]
     shares = (0.5, 0.8, 0.9)
-    rows = [["agent", *(f"{share:.0%}" for share in shares)], ["---"] * 4]
+    rows = [["agent", *(f"{share:.0%}" for share in shares)]]
     for label, curve in curves.items():
         rows.append([label, *(str(episodes_to(curve, share * report["optimum"]) or "-") for share in shares)])
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return _markdown(rows)
+
+
+def _markdown(rows: list[list[str]]) -> list[str]:
+    """A table, of which the first row is the head."""
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+
+
+def model_card(
+    repo_id: str,
+    recipe: dict[str, Any],
+    run: dict[str, Any],
+    report: dict[str, Any] | None,
+    config: dict[str, Any],
+) -> tuple[RepoCard, str]:
+    """The card of a model, and what belongs into its `.eval_results/`.
+
+    Args:
+        repo_id: `org/name`.
+        recipe: recipe.json.
+        run: training.json; empty if there is none.
+        report: evaluation.json; None if it was not evaluated.
+        config: config.json.
+    """
+    dataset = recipe["dataset"] if is_reference(recipe["dataset"] or "") else None
+    family = recipe["family"]
+    results, entries = [], []
+    if report is not None:
+        tenth = max(report["protocol"]["num_episodes"] // 10, 1)
+        value = round(float(np.mean(report["agents"]["ad"]["return_per_episode"][-tenth:])), 3)
+        name = f"mean return on held-out tasks, last {tenth} of {report['protocol']['num_episodes']} episodes"
+        results = [
+            EvalResult(
+                task_type="reinforcement-learning",
+                task_name="in-context reinforcement learning",
+                dataset_type=dataset or report["environment"],
+                dataset_name=report["environment"],
+                dataset_config=family["name"],
+                dataset_split="test",
+                metric_type="mean_return",
+                metric_name=name,
+                metric_value=value,
+            )
+        ]
+        if dataset is not None:  # the Hub knows benchmarks by the id of a dataset
+            entries = [EvalResultEntry(split_reference(dataset)[0], family["name"], value, notes=name)]
+    metadata = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="reinforcement-learning",
+        tags=[TAG, "in-context-reinforcement-learning", family["name"]],
+        datasets=[split_reference(dataset)[0]] if dataset else None,
+        model_name=repo_id.partition("/")[2],
+        eval_results=results or None,
+    )
+    options = {key: value for key, value in family.items() if key != "name" and value is not None}
+    components = len(config["observation_space"].get("nvec", ()))
+    card = make_card(
+        "model_card.md",
+        metadata,
+        repo_id=repo_id,
+        recipe=recipe,
+        run=run,
+        report=report,
+        config=config,
+        family=", ".join([f'"{family["name"]}"', *(f"{key}={value!r}" for key, value in options.items())]),
+        observation=[0] * components if components else 0,
+        dataset=dataset,
+        rows=_markdown(summary_rows(report)) if report else [],
+        pace=_pace(report) if report and report["optimum"] is not None else [],
+    )
+    return card, result_file(entries) if entries else ""
 
 
 def draw_learning_curves(report: dict[str, Any], path: Path) -> None:

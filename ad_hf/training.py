@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import get_cosine_schedule_with_warmup
 
+from ad_hf import __version__
 from ad_hf.evaluation import in_context_returns
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
+from ad_hf.streaming import HistoryPool, HistoryStream
 from ad_hf.tasks import TaskFamily
-from ad_hf.windows import WindowSettings, check_length, window_batches
+from ad_hf.windows import WindowSettings, check_length, pooled_window_batches, window_batches
 
 RECIPE = "recipe.json"
 LOG = "training_log.jsonl"
+RUN = "training.json"
 STATE = "training_state.safetensors"
 PROGRESS = "training_state.json"
 COUNTS = ("updates", "batch_size", "accumulation", "log_every", "evaluate_episodes", "keep_checkpoints")
@@ -97,7 +103,7 @@ class TrainSettings:
 
 
 def train(
-    histories: Histories,
+    histories: Histories | HistoryStream,
     config: ADConfig,
     windows: WindowSettings,
     settings: TrainSettings,
@@ -106,6 +112,7 @@ def train(
     recipe: dict[str, Any] | None = None,
     resume: bool = False,
     on_update: Callable[[dict[str, Any]], None] = lambda line: None,
+    on_checkpoint: Callable[[Path, dict[str, Any]], None] = lambda folder, run: None,
 ) -> ADModel:
     """Train a model to predict the next action of learning histories.
 
@@ -113,7 +120,7 @@ def train(
     for bit on one process.
 
     Args:
-        histories: to train on.
+        histories: to train on; a stream where they do not fit into memory.
         config: of the model.
         windows: how the histories are cut.
         settings: of the optimisation.
@@ -122,6 +129,8 @@ def train(
         recipe: saved as recipe.json beside the weights.
         resume: go on from the last checkpoint in `output`, if there is one.
         on_update: called with every line of the log.
+        on_checkpoint: called on the main process with every checkpoint but the last, and what training.json
+            would say of it.
 
     Returns:
         The trained model, as saved in `output`.
@@ -129,27 +138,17 @@ def train(
     Raises:
         ValueError: if `output` holds another run, windows do not fit the histories or the processes, or a
             tracker is not installed.
+        HubError: if a stream's first histories cannot be fetched.
     """
-    check_length(histories, config.context_length)
+    if isinstance(histories, Histories):
+        check_length(histories, config.context_length)
     _check_trackers(settings.trackers)
     checkpoints = output / "checkpoints"
     last = _last_checkpoint(checkpoints)
     if not resume and output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.accumulation,
-        log_with=list(settings.trackers) or None,
-        project_dir=output,
-    )
+    accelerator = _accelerator(settings, output)
     world, rank = accelerator.num_processes, accelerator.process_index
-    if settings.batch_size % (world * settings.accumulation):
-        raise ValueError(
-            f"batch_size is {settings.batch_size}, which {world} processes with "
-            f"accumulation={settings.accumulation} cannot share equally: "
-            f"choose a multiple of {world * settings.accumulation}"
-        )
     torch.manual_seed(settings.seed)  # the same weights on every process, and below other dropout on each
     model = ADModel(copy.deepcopy(config))  # saving a model writes into its configuration
     optimizer = _optimizer(model, settings)
@@ -159,11 +158,11 @@ def train(
         "train": asdict(settings),
         "windows": asdict(windows),
         "model": config.to_dict(),
-        "histories": {"transitions": len(histories.action), "crc32": zlib.crc32(histories.action.tobytes())},
+        "histories": _describe(histories),
     }
-    first = 0
-    if last is not None:
-        first = _load_checkpoint(last, model, optimizer, schedule, made_with, rank)
+    first, positions = _load_checkpoint(last, model, optimizer, schedule, made_with, rank)
+    cut = settings.batch_size, config.context_length, config.num_actions, settings.seed, first, rank, world
+    batches, pool = _batches(histories, windows, positions, cut)
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     if accelerator.is_main_process:
@@ -173,17 +172,6 @@ def train(
         "ad-hf", {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | str)}
     )
 
-    batches = window_batches(
-        histories,
-        windows,
-        settings.batch_size,
-        config.context_length,
-        config.num_actions,
-        settings.seed,
-        first,
-        rank,
-        world,
-    )
     clock, clocked = time.perf_counter(), first
     for update in range(first + 1, settings.updates + 1):
         loss = _update(accelerator, model, optimizer, next(batches), settings)
@@ -205,21 +193,68 @@ def train(
             line = {"update": update, **line}
             accelerator.log(line, step=update)
             if accelerator.is_main_process:
-                with (output / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(line) + "\n")
+                _append_to_log(output / LOG, line)
                 on_update(line)
         schedule.step()
         due = settings.checkpoint_every and update % settings.checkpoint_every == 0
         if due or update == settings.updates:
-            _save_checkpoint(
-                accelerator, checkpoints, update, model, optimizer, schedule, made_with, settings
-            )
+            progress = {
+                "update": update,
+                "schedule": schedule.state_dict(),
+                "made_with": made_with,
+                "stream": gather_object([pool.position]) if pool is not None else [],
+            }
+            folder = checkpoints / f"update-{update:08d}"
+            _save_checkpoint(accelerator, folder, model, optimizer, progress, settings.keep_checkpoints)
+            if accelerator.is_main_process and update < settings.updates:
+                on_checkpoint(folder, _describe_run(update, settings, world))
     model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if accelerator.is_main_process:
-        _publish(model, output, recipe)
+        _put_model(model, output, recipe, _describe_run(settings.updates, settings, world))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return model.eval()
+
+
+def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=list(settings.trackers) or None,
+        project_dir=output,
+    )
+    parts = accelerator.num_processes * settings.accumulation
+    if settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size is {settings.batch_size}, which {accelerator.num_processes} processes with "
+            f"accumulation={settings.accumulation} cannot share equally: choose a multiple of {parts}"
+        )
+    return accelerator
+
+
+def _batches(
+    histories: Histories | HistoryStream,
+    windows: WindowSettings,
+    positions: list[Any],
+    cut: tuple[int, int, int, int, int, int, int],
+) -> tuple[Iterator[dict[str, torch.Tensor]], HistoryPool | None]:
+    """The batches of this process, and the pool they are cut from where histories are streamed.
+
+    Args:
+        histories: to train on.
+        windows: how to cut them.
+        positions: where in the stream each process was. If there were more or fewer processes, all begin
+            anew.
+        cut: the further arguments of `window_batches`.
+    """
+    if isinstance(histories, Histories):
+        return window_batches(histories, windows, *cut), None
+    _, length, _, seed, _, rank, world = cut
+    position = positions[rank] if len(positions) == world else None
+    pool = HistoryPool(histories, windows.pool, seed, rank, world, position)
+    check_length(pool.histories, length)
+    return pooled_window_batches(pool, windows, *cut), pool
 
 
 def _update(
@@ -296,13 +331,11 @@ def _last_checkpoint(checkpoints: Path) -> Path | None:
 
 def _save_checkpoint(
     accelerator: Accelerator,
-    checkpoints: Path,
-    update: int,
+    folder: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    made_with: dict[str, Any],
-    settings: TrainSettings,
+    progress: dict[str, Any],
+    keep: int,
 ) -> None:
     """Save all that the next update depends on: written beside the others, then renamed; old ones go last."""
     state = {"random": torch.get_rng_state()}
@@ -313,32 +346,36 @@ def _save_checkpoint(
     if accelerator.is_main_process:
         for number, values in optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
-        progress = {"update": update, "schedule": schedule.state_dict(), "made_with": made_with}
-        partial = checkpoints / "partial"
+        partial = folder.parent / "partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         accelerator.unwrap_model(model).save_pretrained(partial)
         save_file(state, partial / STATE)
         (partial / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-        partial.rename(checkpoints / f"update-{update:08d}")
-        for old in sorted(checkpoints.glob("update-*"))[: -settings.keep_checkpoints]:
+        partial.rename(folder)
+        for old in sorted(folder.parent.glob("update-*"))[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
 def _load_checkpoint(
-    checkpoint: Path,
+    checkpoint: Path | None,
     model: ADModel,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     made_with: dict[str, Any],
     rank: int,
-) -> int:
-    """Bring everything to where the checkpoint was saved; the number of updates done.
+) -> tuple[int, list[Any]]:
+    """Bring everything to where the checkpoint was saved, if there is one.
+
+    Returns:
+        The number of updates done, and where in the stream each process was.
 
     Raises:
         ValueError: if it was made with other settings, or is damaged.
     """
+    if checkpoint is None:
+        return 0, []
     try:
         progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
         state = load_file(checkpoint / STATE)
@@ -369,7 +406,12 @@ def _load_checkpoint(
         torch.set_rng_state(state["random"][rank])
     if rank < len(state.get("random_cuda", ())) and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["random_cuda"][rank])
-    return progress["update"]
+    return progress["update"], progress.get("stream", [])
+
+
+def _append_to_log(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
 
 
 def _keep_log(path: Path, updates: int) -> None:
@@ -380,13 +422,39 @@ def _keep_log(path: Path, updates: int) -> None:
     path.write_text("".join(kept), encoding="utf-8")
 
 
-def _publish(model: ADModel, output: Path, recipe: dict[str, Any] | None) -> None:
-    """Put the trained model into the output folder, file by whole file."""
+def _put_model(model: ADModel, output: Path, recipe: dict[str, Any] | None, run: dict[str, Any]) -> None:
+    """Put a trained model with what is to be known of it into a folder, file by whole file."""
     partial = output / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    if recipe is not None:
-        (partial / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    for name, values in ((RECIPE, recipe), (RUN, run)):
+        if values is not None:
+            (partial / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     for file in partial.iterdir():
         file.replace(output / file.name)
     partial.rmdir()
+
+
+def _describe_run(update: int, settings: TrainSettings, num_processes: int) -> dict[str, Any]:
+    """What the card of a model says of its training, apart from the recipe."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU"
+    return {
+        "update": update,
+        "updates": settings.updates,
+        "processes": num_processes,
+        "device": device,
+        "versions": {
+            "ad-hf": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _describe(histories: Histories | HistoryStream) -> dict[str, Any]:
+    """What tells one dataset from another."""
+    if isinstance(histories, HistoryStream):
+        return {"stream": histories.name, "shards": len(histories.files)}
+    return {"transitions": len(histories.action), "crc32": zlib.crc32(histories.action.tobytes())}

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 
 from ad_hf.histories import Histories
+from ad_hf.streaming import HistoryPool
+
+EXCHANGES = 16  # while streaming a 16th of the pool is exchanged every 16 updates
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,14 @@ class WindowSettings:
         token_mask: probability that a transition is hidden from the decoder, which has to predict its action
             all the same (Laskin et al. 2022 use 0.3).
         expert_share: the last share of each history that ED, expert distillation, is trained on.
+        pool: histories in the memory of each process while streaming; windows are cut from them, and all are
+            exchanged in 256 updates.
     """
 
     episode_stride: int = 1
     token_mask: float = 0.0
     expert_share: float = 0.1
+    pool: int = 256
 
     def __post_init__(self) -> None:
         if self.episode_stride < 1:
@@ -38,6 +44,8 @@ class WindowSettings:
             raise ValueError(f"token_mask is {self.token_mask}, but must be from 0 up to, not including, 1")
         if not 0 < self.expert_share <= 1:
             raise ValueError(f"expert_share is {self.expert_share}, but must be above 0 and at most 1")
+        if self.pool < EXCHANGES:
+            raise ValueError(f"pool is {self.pool} histories, but must be at least {EXCHANGES}")
 
 
 def check_length(histories: Histories, length: int) -> None:
@@ -168,22 +176,81 @@ def window_batches(
         ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
     """
     check_length(histories, length)
+    _check_share(batch_size, num_processes)
+    update = first_update
+    while True:
+        rng = np.random.default_rng((seed, update))
+        mine = slice(process, None, num_processes)
+        yield _draw_batch(histories, settings, batch_size, length, num_actions, rng, mine)
+        update += 1
+
+
+def pooled_window_batches(
+    pool: HistoryPool,
+    settings: WindowSettings,
+    batch_size: int,
+    length: int,
+    num_actions: int,
+    seed: int,
+    first_update: int = 0,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The same while streaming: each process draws its share from the histories it has in memory.
+
+    That of an update depends on the seed, the update's number, the process and the number of processes, if
+    the pool was made with the position it had at `first_update`.
+
+    Args:
+        pool: what to cut from; its histories are exchanged along the way.
+        settings: how to cut.
+        batch_size: B, over all processes.
+        length: L.
+        num_actions: A.
+        seed: of all draws.
+        first_update: the number of the first batch.
+        process: which process this is.
+        num_processes: how many there are.
+
+    Raises:
+        ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
+    """
+    _check_share(batch_size, num_processes)
+    update = first_update
+    while True:
+        if update and update % EXCHANGES == 0:
+            pool.exchange(settings.pool // EXCHANGES)
+        check_length(pool.histories, length)
+        rng = np.random.default_rng((seed, update, process))
+        share = batch_size // num_processes
+        yield _draw_batch(pool.histories, settings, share, length, num_actions, rng, slice(None))
+        update += 1
+
+
+def _check_share(batch_size: int, num_processes: int) -> None:
     if batch_size % num_processes:
         raise ValueError(
             f"batch_size is {batch_size}, which {num_processes} processes cannot share equally: "
             f"choose a multiple of {num_processes}"
         )
-    update = first_update
-    while True:
-        rng = np.random.default_rng((seed, update))
-        steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng)
-        masked = rng.random(steps.shape) < settings.token_mask
-        mine = slice(process, None, num_processes)
-        batch = window_batch(histories, steps[mine], begins[mine], num_actions)
-        if settings.token_mask:
-            batch["token_mask"] = torch.from_numpy(masked[mine])
-        yield batch
-        update += 1
+
+
+def _draw_batch(
+    histories: Histories,
+    settings: WindowSettings,
+    batch_size: int,
+    length: int,
+    num_actions: int,
+    rng: np.random.Generator,
+    mine: slice,
+) -> dict[str, torch.Tensor]:
+    """Draw B windows and gather those that are `mine`."""
+    steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng)
+    masked = rng.random(steps.shape) < settings.token_mask
+    batch = window_batch(histories, steps[mine], begins[mine], num_actions)
+    if settings.token_mask:
+        batch["token_mask"] = torch.from_numpy(masked[mine])
+    return batch
 
 
 def expert_part(histories: Histories, share: float) -> Histories:

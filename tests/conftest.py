@@ -1,22 +1,106 @@
-"""Every session of tests has Hugging Face folders of its own and no network."""
+"""Every process of tests has Hugging Face folders and a Hub of its own; nothing reaches the network."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import LocalHub
 
-# Set before any test imports a library that reads them.
-HOME = tempfile.mkdtemp(prefix="ad-hf-tests-")
+ROOT = Path(__file__).parent.parent
+HOME = Path(tempfile.mkdtemp(prefix="ad-hf-tests-"))
+HUB = LocalHub()
+
+# Set before any test imports a library that reads them; nothing of the user's own settings remains.
+for name in list(os.environ):
+    if name.startswith(("HF_", "HUGGING_FACE_")) or name.lower().endswith("_proxy"):
+        del os.environ[name]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does
-os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": f"{HOME}/datasets", "HF_HUB_OFFLINE": "1"}
+os.environ |= {
+    "HF_HOME": str(HOME),
+    "HF_DATASETS_CACHE": str(HOME / "datasets"),
+    "HF_TOKEN_PATH": str(HOME / "token"),
+    "HF_ENDPOINT": HUB.url,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # they are counted on another host
+}
 
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def running_hub() -> Iterator[LocalHub]:
+    """A Hub with whatever earlier tests have left in it; most tests only need it not to be the real one."""
+    HUB.start()
+    yield HUB
+    HUB.close()
+
+
+@pytest.fixture
+def hub(running_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """An empty Hub and empty caches; the user is ada, who may write to the organisation "org"."""
+    running_hub.reset()
+    forget_the_hub()
+    monkeypatch.setenv("HF_TOKEN", "hf_ada_write")
+    yield running_hub
+    leaks = running_hub.leaks
+    running_hub.reset()  # also lets go of requests that stall
+    assert not leaks, "a token of the Hub was sent to where content is kept"
+
+
+def forget_the_hub() -> None:
+    """Empty the caches of Hugging Face libraries, those in memory only where the library is loaded."""
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub import HfFileSystem
+        from huggingface_hub.utils import _xet
+
+        HfFileSystem.clear_instance_cache()
+        _xet.XET_CONNECTION_INFO_CACHE.clear()
+        _xet.abort_xet_session()  # the next one does not remember what has been uploaded
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # seconds, at the end of a shuffled stream
+    for path in HOME.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., str]:
+    """Runs code in a fresh interpreter with Hugging Face folders of its own: `run_python(code, *arguments)`.
+
+    `env` adds variables; `ad_hf=False` makes ad_hf impossible to import, also where it is installed.
+    It returns what the code printed, and fails if the code does.
+    """
+    numbers = itertools.count()
+
+    def run(code: str, *arguments: object, env: dict[str, str] | None = None, ad_hf: bool = True) -> str:
+        folder = tmp_path / f"python-{next(numbers)}"
+        folder.mkdir()
+        own = {"HF_HOME": str(folder / "hf"), "HF_DATASETS_CACHE": str(folder / "hf" / "datasets")}
+        own |= {"HF_TOKEN_PATH": str(folder / "hf" / "token"), "PYTHONPATH": str(ROOT) if ad_hf else ""}
+        blocked = "" if ad_hf else 'import sys; sys.modules["ad_hf"] = None\n'
+        done = subprocess.run(
+            [sys.executable, "-c", blocked + code, *map(str, arguments)],
+            cwd=folder,
+            env=os.environ | own | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 # A whole run in seconds; every setting that the tests depend on, whatever the recipe's own numbers are.

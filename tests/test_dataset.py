@@ -19,16 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ad_hf import dataset
-from ad_hf.dataset import (
-    COLUMNS,
-    CollectSettings,
-    Shard,
-    collect_dataset,
-    load_histories,
-    plan_shards,
-    write_shard,
-)
+from ad_hf import collection
+from ad_hf.collection import CollectSettings, Shard, collect_dataset, plan_shards, write_shard
+from ad_hf.dataset import COLUMNS, load_histories
 from ad_hf.histories import Histories
 from ad_hf.tasks import Task, TaskFamily, load_task_family
 
@@ -89,14 +82,14 @@ def refusal(action: Callable[[], Any]) -> str:
 def test_loading_gives_back_bit_for_bit_what_was_collected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded, seeds, collect = [], set(), dataset.collect
+    recorded, seeds, collect = [], set(), collection.collect
 
     def record(tasks: list[Task], source: str, num_episodes: int, seed: int, settings: Any) -> Histories:
         seeds.add(seed)
         recorded.append(collect(tasks, source, num_episodes, seed, settings))
         return recorded[-1]
 
-    monkeypatch.setattr(dataset, "collect", record)
+    monkeypatch.setattr(collection, "collect", record)
     output = collected_in(tmp_path)
     assert len(recorded) == len(seeds) == 4  # lockstep runs with random numbers of their own
     train, test = (load_histories(str(output), "dark-room", split) for split in ("train", "test"))
@@ -276,7 +269,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from ad_hf.dataset import CollectSettings, collect_dataset
+from ad_hf.collection import CollectSettings, collect_dataset
 from ad_hf.tasks import load_task_family
 
 write, written = pq.write_table, 0
@@ -339,8 +332,8 @@ def test_only_runs_with_a_missing_shard_are_collected_again(
 ) -> None:
     shards_of(copy, "test")[-1].unlink()
     runs: list[int] = []
-    collect = dataset.collect
-    monkeypatch.setattr(dataset, "collect", lambda *args: runs.append(len(args[0])) or collect(*args))
+    collect = collection.collect
+    monkeypatch.setattr(collection, "collect", lambda *args: runs.append(len(args[0])) or collect(*args))
     collect_dataset(copy, FAMILY, SETTINGS)
     assert len(runs) == 1
     assert contents(copy) == contents(output)
@@ -352,7 +345,7 @@ def test_a_finished_collection_is_left_alone_edits_of_its_card_included(
     with (copy / "README.md").open("a") as card:
         card.write("\nCollected for the winter school.\n")
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    monkeypatch.setattr(dataset, "collect", lambda *args: pytest.fail("collected again"))
+    monkeypatch.setattr(collection, "collect", lambda *args: pytest.fail("collected again"))
     progress: list[tuple[int, int]] = []
     collect_dataset(copy, FAMILY, SETTINGS, lambda *counts: progress.append(counts))
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
@@ -360,7 +353,7 @@ def test_a_finished_collection_is_left_alone_edits_of_its_card_included(
 
 
 def test_a_collection_killed_before_its_last_card_gets_it(output: Path, copy: Path) -> None:
-    dataset.write_card(copy, FAMILY, SETTINGS, finished=False)
+    collection.write_card(copy, FAMILY, SETTINGS, finished=False)
     assert contents(copy) != contents(output)
     collect_dataset(copy, FAMILY, SETTINGS)
     assert contents(copy) == contents(output)

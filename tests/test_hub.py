@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ad_hf import hub
-from ad_hf.dataset import COLUMNS, CollectSettings, collect_dataset, load_histories
-from ad_hf.hub import card_template, read_card, write_card
+from ad_hf.collection import CollectSettings, collect_dataset
+from ad_hf.dataset import COLUMNS, load_histories
+from ad_hf.hub import card_template, load_card, make_card, save_card
 from ad_hf.tasks import TaskFamily, load_task_family
 
 ROOT = Path(__file__).parent.parent

@@ -1,32 +1,27 @@
-"""The `ad-hf` command: each verb parses, calls one function, and prints the next command to type.
-
-Data goes to stdout, talk to stderr. Heavy imports stand inside the commands: torch and transformers take
-seconds, and `--help` must not pay for them.
-"""
+"""The verbs of the route: collect, train, evaluate, report, generate."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import logging
-import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    name="ad-hf",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="Algorithm Distillation: collect learning histories, train on them, watch in-context learning.",
+from ad_hf.cli.command import (
+    AsJson,
+    Branch,
+    OverwriteCard,
+    Private,
+    Token,
+    command,
+    is_main,
+    progress,
+    say,
 )
 
 Change = Annotated[
@@ -37,82 +32,11 @@ Change = Annotated[
 ]
 
 
-def _command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a verb with examples in its help, and turn known errors into one line and exit code 1."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            debug = os.environ.get("AD_HF_DEBUG") == "1"
-            try:
-                if not debug:
-                    _quieten()
-                function(*args, **kwargs)
-            except KeyboardInterrupt:
-                _fail(
-                    "interrupted: what was written whole is kept; run it again to go on, train with --resume"
-                )
-            except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
-                raise
-            except Exception as error:
-                if debug or not _is_known(error):
-                    raise
-                _fail(_one_line(error))
-
-        return app.command(epilog="\n\n".join(["[bold]Examples[/bold]", *examples.strip().splitlines()]))(run)
-
-    return register
-
-
-def _is_known(error: Exception) -> bool:
-    from gymnasium.error import Error as GymnasiumError
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError  # what a full disk looks like to a checkpoint
-
-    return isinstance(error, OSError | ValueError | GymnasiumError | StrictDataclassError | SafetensorError)
-
-
-def _one_line(error: Exception) -> str:
-    """What went wrong; of a long message its two ends, where the value and the way out stand."""
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"there is no {error.filename}: check the path"
-    if isinstance(error, OSError) and error.strerror:
-        place = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{place}: what was written whole is kept"
-    message = " ".join(str(error).split())
-    return message if len(message) <= 500 else f"{message[:300]} ... {message[-180:]}"
-
-
-def _fail(message: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine, for each has its own disk
-        typer.echo(f"ad-hf: {message}", err=True)
-    raise typer.Exit(1)
-
-
-def _say(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(message, err=True)
-
-
-def _quieten() -> None:
-    """Keep the libraries' progress bars and warnings, and threads, out of the way."""
-    # For models this small a second thread gains 1.2x at best, and beside other work it costs up to 25x: it
-    # waits at every operation. Two processes use two cores better. Read when torch is imported.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore")
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
-
-@_command("""
+@command("""
 ad-hf collect dark-room --output runs/histories
 ad-hf collect dark-room --source q-learning --output runs/q-histories
 ad-hf collect dark-room --output runs/h --set collect.settings.discount=0.9
+ad-hf collect dark-room --output runs/histories --push-to-hub org/ad-histories
 """)
 def collect(
     environment: Annotated[str, typer.Argument(help="Recipe, for example dark-room.")],
@@ -122,10 +46,17 @@ def collect(
     learners_per_task: Annotated[int | None, typer.Option(help="Histories per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     fold: Annotated[int | None, typer.Option(help="Hold out fold 0 to 4 instead.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Add the histories to this dataset on the Hub.")
+    ] = None,
+    private: Private = False,
+    revision: Branch = None,
+    overwrite_card: OverwriteCard = False,
+    token: Token = None,
     changes: Change = None,
 ) -> None:
     """Run an algorithm on every task of a family and keep its whole learning histories as a dataset."""
-    from ad_hf.recipes import load_recipe, run_collect
+    from ad_hf.recipes import Destination, load_recipe, push_dataset, run_collect
 
     flags = {
         "collect.source": source,
@@ -135,22 +66,39 @@ def collect(
         "family.fold": fold,
     }
     recipe = load_recipe(environment, _changes(flags, changes))
-    with _progress("collecting", "shards") as update:
+    if push_to_hub is not None:
+        to = Destination(push_to_hub, private, revision, overwrite_card)
+        _prepare(to, "dataset")
+    with progress("collecting", "shards") as update:
         run_collect(recipe, output, update)
     typer.echo(str(output))
-    _say(f"next: ad-hf train {environment} --dataset {output} --output runs/model")
+    dataset = str(output)
+    if push_to_hub is not None and _push_or_say(lambda: push_dataset(output, to), output, to):
+        dataset = push_to_hub
+    say(f"next: ad-hf train {environment} --dataset {dataset} --output runs/model")
 
 
-@_command("""
+@command("""
 ad-hf train dark-room --dataset runs/histories --output runs/model
 ad-hf train dark-room --dataset runs/histories --output runs/ed --objective ed
 ad-hf train dark-room --dataset runs/histories --output runs/model --resume
+ad-hf train dark-room --dataset org/ad-histories --streaming --output runs/model
+ad-hf train dark-room --dataset runs/h --output runs/m --push-to-hub --hub-model-id org/ad-darkroom
+ad-hf train --resume org/ad-darkroom
 accelerate launch -m ad_hf train dark-room --dataset runs/h --output runs/m
 """)
 def train(
-    environment: Annotated[str, typer.Argument(help="Recipe, for example dark-room.")],
-    dataset: Annotated[str, typer.Option(help="Folder of learning histories.")],
-    output: Annotated[Path, typer.Option(help="Folder for the model, its checkpoints and its log.")],
+    environment: Annotated[
+        str, typer.Argument(help="Recipe, for example dark-room, or a model's folder or repository.")
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Learning histories: a folder, or a dataset on the Hub. Default: the model's own."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the model, its checkpoints and its log. Default: that of the model."),
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="ad, or ed: expert distillation.")] = None,
     updates: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows per update, over all processes.")] = None,
@@ -165,12 +113,27 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights, the windows and dropout.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint in the output folder or repository."),
     ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read histories as they are needed; for more than fits.")
+    ] = False,
+    push_to_hub: Annotated[
+        bool, typer.Option("--push-to-hub", help="Evaluate the model and publish it with its card.")
+    ] = False,
+    hub_model_id: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Where to publish it.")] = None,
+    push_every: Annotated[
+        int, typer.Option(min=0, help="Also publish unfinished models, so many updates apart.")
+    ] = 0,
+    private: Private = False,
+    revision: Branch = None,
+    overwrite_card: OverwriteCard = False,
+    token: Token = None,
     changes: Change = None,
 ) -> None:
     """Train a transformer to predict the next action of learning histories."""
-    from ad_hf.recipes import load_recipe, run_train
+    from ad_hf.recipes import load_recipe, push_model, run_evaluate, run_train
 
     flags = {
         "objective": objective,
@@ -184,35 +147,59 @@ def train(
         "train.seed": seed,
     }
     recipe = load_recipe(environment, _changes(flags, changes))
-    with _progress("training", "updates") as update:
+    output = output or own_folder(environment)
+    dataset = dataset or recipe.dataset
+    if dataset is None:
+        raise ValueError(f"{environment} names no histories of its own: name them with --dataset")
+    to = _destination(push_to_hub, hub_model_id, push_every, private, revision, overwrite_card)
+    if to is not None and is_main():
+        _prepare(to, "model")
+    if resume:
+        _fetch_to_resume(environment, output)
+    with progress("training", "updates") as update:
 
         def show(line: dict[str, Any]) -> None:
             update(line["update"], recipe.train.updates, f"loss {line['loss']:.3f}" if "loss" in line else "")
 
-        run_train(recipe, dataset, output, resume, show)
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(str(output))
-    _say(f"next: ad-hf evaluate {output}")
+        run_train(recipe, dataset, output, resume, show, streaming, to, push_every)
+    if not is_main():
+        return
+    typer.echo(str(output))
+    if to is not None:
+        with progress("evaluating:", "episodes") as update:
+            run_evaluate(
+                str(output), None, None, lambda stage, done, total: update(done, total, stage), output
+            )
+        if _push_or_say(lambda: push_model(output, to), output, to):
+            say(f"next: ad-hf generate {to.repo_id}")
+            return
+    say(f"next: ad-hf evaluate {output}")
 
 
-@_command("""
+@command("""
 ad-hf evaluate runs/model
 ad-hf evaluate runs/model --ed runs/ed --num-episodes 100
 ad-hf evaluate runs/model --no-ed --json
+ad-hf evaluate org/ad-darkroom
 """)
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or repository of a trained model.")],
     ed: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of an expert-distillation model. Left out, one is trained in CHECKPOINT/ed."
+            help="Folder or repository of an expert-distillation model. Default: one is trained in OUTPUT/ed."
         ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results. Default: the model's, or runs/NAME for one on the Hub."),
     ] = None,
     no_ed: Annotated[bool, typer.Option("--no-ed", help="Compare without expert distillation.")] = False,
     num_episodes: Annotated[int | None, typer.Option(help="Episodes per rollout.")] = None,
     rollouts_per_task: Annotated[int | None, typer.Option(help="Rollouts on each held-out task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the rollouts and the bootstrap.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    token: Token = None,
+    as_json: AsJson = False,
 ) -> None:
     """Play every held-out task with frozen weights, beside the source, expert distillation, the optimum."""
     from ad_hf.recipes import load_recipe, run_evaluate, train_expert_distillation
@@ -223,32 +210,35 @@ def evaluate(
         "evaluate.rollouts_per_task": rollouts_per_task,
         "evaluate.seed": seed,
     }
-    recipe = load_recipe(str(checkpoint), _changes(flags, None))
+    recipe = load_recipe(checkpoint, _changes(flags, None))
+    output = output or own_folder(checkpoint)
     if ed is None and not no_ed:
-        ed = checkpoint / "ed"
-        if not (ed / "config.json").exists():
-            with _progress(
+        ed = str(output / "ed")
+        if not (Path(ed) / "config.json").exists():
+            with progress(
                 "training expert distillation for comparison (--no-ed: without)", "updates"
             ) as update:
                 train_expert_distillation(
-                    recipe, ed, lambda line: update(line["update"], recipe.train.updates)
+                    recipe, Path(ed), lambda line: update(line["update"], recipe.train.updates)
                 )
-    with _progress("evaluating:", "episodes") as update:
+    with progress("evaluating:", "episodes") as update:
 
         def show(stage: str, done: int, total: int) -> None:
             update(done, total, stage)
 
-        report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, show)
+        report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, show, output)
     typer.echo(json.dumps(report) if as_json else summary_text(report))
-    _say(f"next: ad-hf report {checkpoint} --output runs/report")
+    say(f"next: ad-hf report {output} --output runs/report")
 
 
-@_command("""
+@command("""
 ad-hf report runs/model --output runs/report
+ad-hf report org/ad-darkroom --output runs/report
 """)
 def report(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of an evaluated model.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or repository of an evaluated model.")],
     output: Annotated[Path, typer.Option(help="Folder for report.md, report.json and the figure.")],
+    token: Token = None,
 ) -> None:
     """Write what `ad-hf evaluate` found as a page, a JSON file and a figure of the learning curves."""
     from ad_hf.recipes import load_evaluation
@@ -256,16 +246,17 @@ def report(
 
     write_report(load_evaluation(checkpoint), output)
     typer.echo(str(output / "report.md"))
-    _say(f"next: ad-hf generate {checkpoint}")
+    say(f"next: ad-hf generate {checkpoint}")
 
 
-@_command("""
+@command("""
 ad-hf generate runs/model --goal 7,2
 ad-hf generate runs/model --task '{"goal": [0, 8]}' --num-episodes 60
 ad-hf generate runs/model --goal 7,2 --json | jq .return
+ad-hf generate org/ad-darkroom --goal 7,2
 """)
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or repository of a trained model.")],
     goal: Annotated[str | None, typer.Option(help="X,Y of the goal, for environments that have one.")] = None,
     task: Annotated[
         str | None, typer.Option(help="Arguments of the environment as JSON. Default: a held-out task.")
@@ -276,6 +267,7 @@ def generate(
     delay: Annotated[
         float, typer.Option(min=0.0, help="Seconds per step on a terminal; 0 does not animate.")
     ] = 0.02,
+    token: Token = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per episode.")] = False,
 ) -> None:
     """Watch a frozen model learn a task in its context, episode by episode."""
@@ -284,7 +276,7 @@ def generate(
     from ad_hf.report import watch
 
     chosen = load_task(checkpoint, _task_params(goal, task))
-    model = load_model(str(checkpoint))
+    model = load_model(checkpoint)
     best = optimal_return([chosen]) or 1e-9  # the full length of a bar
     symbols = chosen.make().metadata.get("action_symbols", "0123456789")
     live = None
@@ -314,7 +306,73 @@ def generate(
 
     with live or contextlib.nullcontext():
         watch(model, chosen, num_episodes, temperature, seed, show_step, show_episode)
-    _say(f"{chosen.env_id} with {json.dumps(dict(chosen.params))}; the weights never changed")
+    say(f"{chosen.env_id} with {json.dumps(dict(chosen.params))}; the weights never changed")
+
+
+def own_folder(name: str) -> Path:
+    """Where the results of a model belong: into its folder, or for one on the Hub into one of its name."""
+    from ad_hf.hub import is_reference, split_reference
+
+    if Path(name).is_dir():
+        return Path(name)
+    if is_reference(name):
+        return Path("runs") / split_reference(name)[0].partition("/")[2]
+    raise ValueError(f"name the folder for the model with --output, for example --output runs/{name}")
+
+
+def _destination(
+    push: bool, repo_id: str | None, every: int, private: bool, revision: str | None, overwrite_card: bool
+) -> Any:
+    """Where --push-to-hub and its companions want a model to go; None if it is not to be pushed."""
+    from ad_hf.recipes import Destination
+
+    if push and repo_id is None:
+        raise ValueError("--push-to-hub needs --hub-model-id, for example --hub-model-id org/ad-darkroom")
+    if push:
+        return Destination(str(repo_id), private, revision, overwrite_card)
+    if repo_id or every or private or revision or overwrite_card:
+        raise ValueError(
+            "--hub-model-id, --push-every, --private, --revision and --overwrite-card need --push-to-hub"
+        )
+    return None
+
+
+def _fetch_to_resume(name: str, output: Path) -> None:
+    """Bring the unfinished model that --resume names on the Hub into the output folder, once per machine."""
+    from accelerate import PartialState
+
+    from ad_hf.hub import is_reference
+    from ad_hf.recipes import fetch_checkpoint
+
+    if is_reference(name):
+        with PartialState().local_main_process_first():
+            fetch_checkpoint(name, output)
+
+
+def _prepare(to: Any, repo_type: str) -> None:
+    """Make the repository before hours of work, so that what cannot be pushed is known at once."""
+    from ad_hf.hub import HubError, prepare
+
+    try:
+        prepare(to.repo_id, repo_type, to.private, to.revision)
+    except HubError as error:
+        if not error.passing:
+            raise
+        say(f"ad-hf: {error}; the push is tried at the end")
+
+
+def _push_or_say(push: Callable[[], str], folder: Path, to: Any) -> bool:
+    """Push finished work, or say how to do it later: it is no reason to fail."""
+    from ad_hf.hub import HubError
+
+    try:
+        typer.echo(push())
+    except HubError as error:
+        options = " --private" * to.private + (f" --revision {to.revision}" if to.revision else "")
+        say(f"ad-hf: not pushed: {error}. All is whole in {folder}; push it later:")
+        say(f"ad-hf push {folder} {to.repo_id}{options}")
+        return False
+    return True
 
 
 def _task_params(goal: str | None, task: str | None) -> dict[str, Any] | None:
@@ -339,32 +397,3 @@ def _changes(flags: dict[str, Any], changes: list[str] | None) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in flags.items() if value is not None] + (
         changes or []
     )
-
-
-@contextlib.contextmanager
-def _progress(label: str, unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, of the main process only; silent where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    disable = not console.is_terminal or os.environ.get("RANK", "0") != "0"
-    with Progress(*columns, console=console, disable=disable) as progress:
-        bar = progress.add_task(label, total=None)
-
-        def update(done: int, total: int, note: str = "") -> None:
-            progress.update(bar, completed=done, total=total, description=f"{label} {note}".strip())
-
-        yield update
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

@@ -1,0 +1,17 @@
+"""The `ad-hf` command: each verb parses, calls one function, and prints the next command to type.
+
+Data goes to stdout, talk to stderr. Heavy imports stand inside the verbs: torch and transformers take
+seconds, and `--help` must not pay for them.
+"""
+
+from ad_hf.cli import route  # isort: skip  # before the verbs of the Hub, as --help lists them
+from ad_hf.cli import hub
+from ad_hf.cli.command import app
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+__all__ = ["app", "hub", "main", "route"]

@@ -1,0 +1,157 @@
+"""What all verbs share: one way to fail, to talk, to show progress, and some options."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="ad-hf",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Algorithm Distillation: collect learning histories, train on them, watch in-context learning.",
+)
+
+
+def _use_token(token: str | None) -> None:
+    if token is not None:  # where every client of the Hub looks for it
+        os.environ["HF_TOKEN"] = token
+
+
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
+Branch = Annotated[str | None, typer.Option("--revision", help="Branch to push to. Default: main.")]
+OverwriteCard = Annotated[
+    bool, typer.Option("--overwrite-card", help="Replace the repository's card, even if it was edited.")
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        callback=_use_token,
+        expose_value=False,
+        help="Access token of the Hub. Better kept by `hf auth login` or in HF_TOKEN.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb with examples in its help, and turn known errors into one line and exit code 1."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            debug = os.environ.get("AD_HF_DEBUG") == "1"
+            try:
+                if not debug:
+                    _quieten()
+                function(*args, **kwargs)
+            except KeyboardInterrupt:
+                _fail(
+                    "interrupted: what was written whole is kept; run it again to go on, train with --resume"
+                )
+            except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
+                raise
+            except Exception as error:
+                if debug or not _is_known(error):
+                    raise
+                _fail(_one_line(error))
+
+        name = function.__name__.rstrip("_")
+        return app.command(
+            name, epilog="\n\n".join(["[bold]Examples[/bold]", *examples.strip().splitlines()])
+        )(run)
+
+    return register
+
+
+def _is_known(error: Exception) -> bool:
+    from gymnasium.error import Error as GymnasiumError
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError  # what a full disk looks like to a checkpoint
+
+    return isinstance(error, OSError | ValueError | GymnasiumError | StrictDataclassError | SafetensorError)
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong; of a long message its two ends, where the value and the way out stand."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"there is no {error.filename}: check the path"
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}: what was written whole is kept"
+    message = " ".join(str(error).split())
+    if token := os.environ.get("HF_TOKEN"):
+        message = message.replace(token, "***")
+    return message if len(message) <= 500 else f"{message[:300]} ... {message[-180:]}"
+
+
+def _fail(message: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine, for each has its own disk
+        typer.echo(f"ad-hf: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def say(message: str) -> None:
+    """Talk, on stderr, and from the main process only."""
+    if is_main():
+        typer.echo(message, err=True)
+
+
+def _quieten() -> None:
+    """Keep the libraries' progress bars and warnings, and threads, out of the way."""
+    # For models this small a second thread gains 1.2x at best, and beside other work it costs up to 25x: it
+    # waits at every operation. Two processes use two cores better. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    from ad_hf.hub import be_patient_but_not_for_ever
+
+    disable_progress_bar()
+    be_patient_but_not_for_ever()
+    warn = logging.StreamHandler()
+    warn.setFormatter(logging.Formatter("ad-hf: %(message)s"))
+    logging.getLogger("ad_hf").handlers = [warn]
+
+
+def is_main() -> bool:
+    """Whether this is the only process, or the first of many."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def progress(label: str, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, of the main process only; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    disable = not console.is_terminal or not is_main()
+    with Progress(*columns, console=console, disable=disable) as progress:
+        bar = progress.add_task(label, total=None)
+
+        def update(done: int, total: int, note: str = "") -> None:
+            progress.update(bar, completed=done, total=total, description=f"{label} {note}".strip())
+
+        yield update

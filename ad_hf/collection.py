@@ -1,0 +1,310 @@
+"""Collection: algorithms learn on every task of a family, and a dataset of their histories is written.
+
+Each shard is written whole or not at all, so an interrupted collection goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import RepoCard
+
+from ad_hf import hub
+from ad_hf.dataset import FIXED, add_to_card, check_format, configs_of, dataset_info, is_complete
+from ad_hf.histories import Histories, collect
+from ad_hf.sources import resolve_settings
+from ad_hf.tasks import Task, TaskFamily
+
+SHARDS = 8  # the number of shards is a multiple of it, so that up to 8 nodes can share a split by shards
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How learning histories are collected.
+
+    Args:
+        source: the algorithm, a name in `ad_hf.sources.SOURCES`.
+        num_episodes: episodes per history.
+        learners_per_task: histories per task, each of a learner with its own random numbers.
+        lockstep: learners that learn side by side in one process; more are faster and need more memory.
+        seed: of everything random.
+        settings: of the source, where they differ from its defaults.
+    """
+
+    source: str = "q-learning"
+    num_episodes: int = 600
+    learners_per_task: int = 6
+    lockstep: int = 512
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("num_episodes", "learners_per_task", "lockstep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        resolve_settings(self.source, self.settings)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to write: the histories of some learners, one each."""
+
+    path: Path
+    history_ids: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    streams: tuple[int, ...]
+
+
+def plan_shards(output: Path, family: TaskFamily, settings: CollectSettings) -> list[list[Shard]]:
+    """Every shard of a collection, in the lockstep runs that fill them.
+
+    The plan follows from its arguments alone, so a resumed collection makes the same one.
+    """
+    shards, next_id = [], 0
+    for split in family.splits:
+        learners = [(task, stream) for task in family[split] for stream in range(settings.learners_per_task)]
+        largest = max(settings.lockstep // SHARDS, 1)
+        most = len(learners)
+        if most >= SHARDS and settings.lockstep > 1:
+            most -= most % SHARDS
+        num_shards = min(SHARDS * math.ceil(len(learners) / (SHARDS * largest)), most)
+        for number, part in enumerate(np.array_split(np.arange(len(learners)), num_shards)):
+            path = output / family.name / f"{split}-{number:05d}-of-{num_shards:05d}.parquet"
+            tasks, streams = zip(*(learners[i] for i in part), strict=True)
+            shards.append(Shard(path, tuple((next_id + part).tolist()), tasks, streams))
+        next_id += len(learners)
+    runs: list[list[Shard]] = [[]]
+    for shard in shards:
+        if runs[-1] and sum(len(s.tasks) for s in runs[-1]) + len(shard.tasks) > settings.lockstep:
+            runs.append([])
+        runs[-1].append(shard)
+    return runs
+
+
+def collect_dataset(
+    output: Path,
+    family: TaskFamily,
+    settings: CollectSettings,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Collect a family's learning histories into a folder; interrupted, it goes on where it stopped.
+
+    Args:
+        output: the folder; a dataset with other settings in it is refused.
+        family: tasks of all splits are collected, each split into shards of its own.
+        settings: what to collect.
+        on_progress: called with the shards written and their number, before each lockstep run and at the end.
+
+    Raises:
+        ValueError: if the folder holds anything else than this collection, or a part of it.
+    """
+    card = _found_card(output, family, describe_collection(family, settings))
+    finished = is_complete(card, family.name)
+    runs = plan_shards(output, family, settings)
+    total = sum(len(run) for run in runs)
+    (output / family.name).mkdir(parents=True, exist_ok=True)
+    if family.name not in configs_of(card):
+        write_card(output, family, settings, finished=False)
+    for number, run in enumerate(runs):
+        on_progress(sum(shard.path.exists() for r in runs for shard in r), total)
+        if all(shard.path.exists() for shard in run):
+            continue
+        finished = False
+        seed = int(np.random.SeedSequence((settings.seed, number)).generate_state(1)[0])
+        tasks = [task for shard in run for task in shard.tasks]
+        histories = collect(tasks, settings.source, settings.num_episodes, seed, settings.settings)
+        first = 0
+        for shard in run:
+            write_shard(shard, histories, first)
+            first += len(shard.tasks)
+    if not finished:
+        write_card(output, family, settings, finished=True)
+    on_progress(total, total)
+
+
+def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> RepoCard | None:
+    """The card in a folder, if it tells of this collection, of others, or is not there yet.
+
+    Raises:
+        ValueError: if the folder holds anything else.
+    """
+    path = output / "README.md"
+    if not path.exists():
+        if any((output / family.name).glob("*.parquet")):
+            raise ValueError(
+                f"{output} holds Parquet files, but no README.md that says how they were collected: "
+                "choose another --output"
+            )
+        return None
+    card = hub.load_card(path)
+    check_format(card, str(output))
+    configs = configs_of(card)
+    if not configs:
+        raise ValueError(
+            f"{output} holds a README.md that names no histories: choose another --output for {family.name}"
+        )
+    other = configs.get(family.name, about)
+    changed = sorted(key for key in about if about[key] != other.get(key))
+    if changed:
+        raise ValueError(
+            f"{output} holds {family.name} histories with another {', '.join(changed)} "
+            f"({', '.join(str(other.get(key)) for key in changed)}): choose another --output"
+        )
+    return card
+
+
+def describe_collection(family: TaskFamily, settings: CollectSettings) -> dict[str, Any]:
+    """What makes two collections the same, as JSON: the tasks, the source with its settings, the seeds."""
+    return {
+        "task_family": {"name": family.name, **family.options},
+        "source": settings.source,
+        "settings": resolve_settings(settings.source, settings.settings),
+        "num_episodes": settings.num_episodes,
+        "learners_per_task": settings.learners_per_task,
+        "lockstep": settings.lockstep,
+        "seed": settings.seed,
+    }
+
+
+def write_shard(shard: Shard, histories: Histories, first: int) -> None:
+    """Write some histories as one Parquet file: whole, or not at all.
+
+    Args:
+        shard: the file and the learners in it.
+        histories: those of a lockstep run.
+        first: which of them is the shard's first.
+    """
+    episodes = slice(*histories.history_offsets[[first, first + len(shard.tasks)]])
+    offsets = histories.episode_offsets[episodes.start : episodes.stop + 1]
+    steps = slice(offsets[0], offsets[-1])
+    counts = np.diff(histories.history_offsets)[first : first + len(shard.tasks)]
+    which = np.repeat(np.arange(len(counts)), counts)  # the history of each row
+    number = np.concatenate([np.arange(count) for count in counts])
+    history_starts = np.repeat(
+        histories.episode_offsets[histories.history_offsets[first : first + len(counts)]], counts
+    )
+    table = pa.table(
+        {
+            "history_id": pa.array(np.array(shard.history_ids, dtype=np.int32)[which]),
+            "task_id": pa.array([task.id for task in shard.tasks]).take(which),
+            "task": pa.array([task.json for task in shard.tasks]).take(which),
+            "stream": pa.array(np.array(shard.streams, dtype=np.int32)[which]),
+            "episode": pa.array(number.astype(np.int32)),
+            "learner_step": pa.array(offsets[:-1] - history_starts),
+            "observation": _lists(histories.observation[steps], offsets),
+            "action": _lists(histories.action[steps], offsets),
+            "reward": _lists(histories.reward[steps], offsets),
+            "final_observation": _fixed(histories.final_observation[episodes]),
+            "terminated": pa.array(histories.terminated[episodes]),
+            "truncated": pa.array(histories.truncated[episodes]),
+            "episode_return": pa.array(histories.episode_returns()[episodes]),
+        }
+    )
+    partial = shard.path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=10_000)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(shard.path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _lists(values: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+    """Steps (S, ...) as one list per episode."""
+    return pa.ListArray.from_arrays(pa.array((offsets - offsets[0]).astype(np.int32)), _fixed(values))
+
+
+def _fixed(values: np.ndarray) -> pa.Array:
+    """An array (rows, ...) as a column of numbers or of fixed-size lists."""
+    array = pa.array(values.ravel())
+    for size in values.shape[:0:-1]:
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def write_card(output: Path, family: TaskFamily, settings: CollectSettings, finished: bool) -> None:
+    """Write the folder's README.md: what `datasets` needs to load it, and what a reader needs to trust it.
+
+    The other configs in the folder stay on it, and so does a text that was edited by hand.
+    """
+    env = family["train"][0].make()
+    noted = describe_collection(family, settings)
+    folder = output / family.name
+    entry: dict[str, Any] = {
+        "config_name": family.name,
+        # The cache of `datasets` knows a local folder by its last name and this entry.
+        "description": f"{settings.source} {_fingerprint(folder, noted)}",
+        "data_files": [
+            {"split": split, "path": f"{family.name}/{split}-*.parquet"} for split in family.splits
+        ],
+    }
+    noted |= {
+        "complete": finished,
+        "environment": family["train"][0].env_id,
+        "observation_space": str(env.observation_space),
+        "action_space": str(env.action_space),
+        "tasks": {split: len(tasks) for split, tasks in family.splits.items()},
+        "command": collect_command(output, family, settings),
+    }
+    metadata: dict[str, Any] = {"configs": [entry], "ad_hf": {"configs": {family.name: noted}}}
+    if finished:
+        noted["learning_curves"] = {split: _curve(folder, split) for split in family.splits}
+        metadata["dataset_info"] = [dataset_info(folder, family.splits)]
+    path = output / "README.md"
+    theirs = hub.load_card(path) if path.exists() else None
+    ours = add_to_card(metadata, theirs, output.resolve().name)
+    hub.save_card(hub.keep_edits(ours, theirs, FIXED), path)
+
+
+def collect_command(output: Path, family: TaskFamily, settings: CollectSettings) -> str:
+    """The shell command that makes this dataset again."""
+    options = dict(family.options)
+    flags = {
+        "--source": settings.source,
+        "--output": output.resolve().name,
+        "--num-episodes": settings.num_episodes,
+        "--learners-per-task": settings.learners_per_task,
+        "--seed": settings.seed,
+        "--fold": options.pop("fold", None),
+    }
+    changes = {f"family.{key}": value for key, value in options.items() if value is not None}
+    changes["collect.lockstep"] = settings.lockstep
+    # All of them: the defaults of recipes and sources may change.
+    changes["collect.settings"] = resolve_settings(settings.source, settings.settings)
+    words = [str(word) for flag in flags.items() if flag[1] is not None for word in flag]
+    for key, value in changes.items():
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join(["ad-hf", "collect", family.name, *words])
+
+
+def _fingerprint(folder: Path, about: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name the shards in a folder and how they were collected."""
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for shard in sorted(folder.glob("*.parquet")):
+        digest.update(shard.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _curve(folder: Path, split: str) -> list[float]:
+    """Mean return at 0, 10, ... 100 % of a split's histories, each over a twentieth of a history."""
+    columns = ["episode", "episode_return"]
+    shards = sorted(folder.glob(f"{split}-*.parquet"))
+    table = pa.concat_tables([pq.ParquetFile(shard).read(columns=columns) for shard in shards])
+    episode, value = (table.column(name).to_numpy() for name in columns)
+    last = int(episode.max())
+    half = max(last / 40, 0.5)  # short histories: the nearest episode or two
+    means = (value[np.abs(episode - tenth * last / 10) <= half].mean() for tenth in range(11))
+    return [round(float(mean), 3) for mean in means]
