@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does: see ad_hf/cli.py
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does: see ad_hf/cli/command.py
 
 from transformers.utils.logging import disable_progress_bar
 

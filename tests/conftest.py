@@ -49,29 +49,19 @@ def running_hub() -> Iterator[LocalHub]:
 def hub(running_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """An empty Hub and empty caches; the user is ada, who may write to the organisation "org"."""
     running_hub.reset()
-    forget_the_hub()
+    for path in HOME.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
     monkeypatch.setenv("HF_TOKEN", "hf_ada_write")
+    if "huggingface_hub" in sys.modules:
+        sys.modules["huggingface_hub"].HfFileSystem.clear_instance_cache()
+    if "datasets" in sys.modules:
+        config = sys.modules["datasets"].config
+        monkeypatch.setattr(config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # seconds, after a shuffled stream
+        monkeypatch.setattr(config, "USE_PARQUET_EXPORT", False)  # it would be asked for at another host
     yield running_hub
     leaks = running_hub.leaks
     running_hub.reset()  # also lets go of requests that stall
     assert not leaks, "a token of the Hub was sent to where content is kept"
-
-
-def forget_the_hub() -> None:
-    """Empty the caches of Hugging Face libraries, those in memory only where the library is loaded."""
-    if "huggingface_hub" in sys.modules:
-        from huggingface_hub import HfFileSystem
-        from huggingface_hub.utils import _xet
-
-        HfFileSystem.clear_instance_cache()
-        _xet.XET_CONNECTION_INFO_CACHE.clear()
-        _xet.abort_xet_session()  # the next one does not remember what has been uploaded
-    if "datasets" in sys.modules:
-        import datasets
-
-        datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # seconds, at the end of a shuffled stream
-    for path in HOME.iterdir():
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

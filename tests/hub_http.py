@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,7 +103,7 @@ class Route(NamedTuple):
     """Requests of one kind: they are logged and broken by name, several routes may share one."""
 
     name: str
-    methods: str
+    method: str
     pattern: str  # a regular expression of the whole path; its named groups are the request's args
     handle: Callable[[Request], Answer]
 
@@ -194,46 +194,39 @@ class LocalServer:
     def check(self, request: Request, origin: int) -> None:
         """Refuse a request for reasons that do not depend on its route."""
 
-    def next_fault(self, route: str) -> Fault | None:
-        """The fault that meets this request, if any."""
-        with self.lock:
-            for queue in (self._faults[route], self._faults["*"]):
-                while queue and not queue[0].count:
-                    queue.popleft()
-                if queue and queue[0].skip:
-                    queue[0].skip -= 1
-                    return None
-                if queue:
-                    queue[0].count -= 1
-                    return queue[0]
-        return None
-
     def stall(self, seconds: float) -> None:
         self._wake.wait(seconds)
 
     def answer(self, origin: _Origin, request: Request) -> tuple[Answer, Fault | None]:
         """Handle a request, unless a fault prevents it, and log it."""
         route, request = origin.find(request)
-        fault = self.next_fault(route.name)
-        kind = fault.kind if fault else None
         with self.lock:
-            if isinstance(kind, int):
-                answer = answer_json({"error": f"{HTTPStatus(kind).phrase}, on purpose"}, kind)
-            elif kind in ("reset", "stall"):
-                answer = Answer()
-            else:
-                answer = self._handle(origin, route, request)
+            fault = self._next_fault(route.name)
+            kind = fault.kind if fault else None
+            try:
+                self.check(request, self._origins.index(origin))
+                if isinstance(kind, int):
+                    raise Refused(kind, f"{HTTPStatus(kind).phrase}, on purpose")
+                answer = Answer() if kind in ("reset", "stall") else route.handle(request)
+            except Refused as refused:
+                answer = refused.answer
+            except Exception:  # a mistake of the handler's, which the client reports
+                answer = answer_json({"error": traceback.format_exc()}, 500)
             self.requests.append(Seen(request.method, request.path, route.name, kind or answer.status))
         return answer, fault
 
-    def _handle(self, origin: _Origin, route: Route, request: Request) -> Answer:
-        try:
-            self.check(request, self._origins.index(origin))
-            return route.handle(request)
-        except Refused as refused:
-            return refused.answer
-        except Exception:  # a mistake of the handler's, which the client reports
-            return answer_json({"error": traceback.format_exc()}, 500)
+    def _next_fault(self, route: str) -> Fault | None:
+        """The fault that meets the next request of a route, if any."""
+        for queue in (self._faults[route], self._faults["*"]):
+            while queue and not queue[0].count:
+                queue.popleft()
+            if queue and queue[0].skip:
+                queue[0].skip -= 1
+                return None
+            if queue:
+                queue[0].count -= 1
+                return queue[0]
+        return None
 
 
 class _Origin(ThreadingHTTPServer):
@@ -251,10 +244,10 @@ class _Origin(ThreadingHTTPServer):
         """The route of a request, and the request with its args."""
         method = "GET" if request.method == "HEAD" else request.method
         for route, pattern in self.routes:
-            match = pattern.fullmatch(request.path) if method in route.methods.split("|") else None
-            if match:
+            match = pattern.fullmatch(request.path)
+            if match and method == route.method:
                 args = {name: unquote(value or "") for name, value in match.groupdict().items()}
-                return route, Request(**{**vars(request), "args": args})
+                return route, replace(request, args=args)
         return Route("", "", "", _nowhere), request
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -7,16 +7,20 @@ what is large and must never see that token. Large files travel as Xet if the cl
     os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported
     hub.start()
 
-`LocalHub.routes` names all that it answers, and `LocalHub.fail` breaks a route by its name.
+`LocalHub.routes` names all that it answers, and `LocalHub.fail` breaks a route by its name. To try the
+commands without an account, run this file: it serves until Ctrl-C, to a user who may write to `org`.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
 import re
+import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -498,3 +502,18 @@ class LocalHub(LocalServer):
         about = self._store.connection(right)
         headers = dict(zip(XET_HEADERS, map(str, about.values()), strict=True))
         return answer_json(about, **headers)
+
+
+def main() -> None:
+    """Serve, and say how clients find this Hub."""
+    hub = LocalHub()
+    hub.start()
+    sys.stdout.write(f"export HF_ENDPOINT={hub.url} HF_TOKEN=hf_ada_write\n")
+    sys.stdout.flush()
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    hub.close()
+
+
+if __name__ == "__main__":
+    main()

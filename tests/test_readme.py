@@ -1,12 +1,15 @@
 """The README's Python runs as it stands, and its commands exist."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from hub_server import LocalHub
 from typer.testing import CliRunner
 
 from ad_hf.cli import app
+from ad_hf.recipes import Destination, push_dataset, push_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -35,8 +38,11 @@ def test_every_file_it_names_exists() -> None:
 
 
 def test_its_python_runs_in_the_order_given(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, dataset_folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    push_dataset(dataset_folder, Destination("org/ad-histories"))
+    shutil.copytree(checkpoint, tmp_path / "pushed")
+    push_model(tmp_path / "pushed", Destination("org/ad-darkroom"))
     folder = tmp_path / "runs" / "quickstart"
     folder.mkdir(parents=True)
     (folder / "model").symlink_to(checkpoint)
@@ -47,3 +53,4 @@ def test_its_python_runs_in_the_order_given(
     assert names["output"].episode_returns.shape == (1, 10)
     assert names["context"].length > 0
     assert len(names["histories"]) == 65
+    assert len(names["rows"]) == 65 * 12
