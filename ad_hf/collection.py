@@ -21,7 +21,16 @@ import pyarrow.parquet as pq
 from huggingface_hub import RepoCard
 
 from ad_hf import hub
-from ad_hf.dataset import FIXED, add_to_card, check_format, configs_of, dataset_info, is_complete
+from ad_hf.dataset import (
+    FIXED,
+    ROW_GROUP,
+    add_to_card,
+    check_format,
+    configs_of,
+    dataset_info,
+    is_complete,
+    reading,
+)
 from ad_hf.histories import Histories, collect
 from ad_hf.sources import resolve_settings
 from ad_hf.tasks import Task, TaskFamily
@@ -214,7 +223,7 @@ def write_shard(shard: Shard, histories: Histories, first: int) -> None:
     partial = shard.path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=10_000)
+            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(shard.path)
@@ -266,7 +275,9 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
     path = output / "README.md"
     theirs = hub.load_card(path) if path.exists() else None
     ours = add_to_card(metadata, theirs, output.resolve().name)
-    hub.save_card(hub.keep_edits(ours, theirs, FIXED), path)
+    # Format version 1.0 did not notice edits, and what it says of an unfinished collection is over.
+    stale = hub.about(theirs).get("complete") is False
+    hub.save_card(hub.keep_edits(ours, None if stale else theirs, FIXED), path)
 
 
 def collect_command(output: Path, family: TaskFamily, settings: CollectSettings) -> str:
@@ -302,7 +313,11 @@ def _curve(folder: Path, split: str) -> list[float]:
     """Mean return at 0, 10, ... 100 % of a split's histories, each over a twentieth of a history."""
     columns = ["episode", "episode_return"]
     shards = sorted(folder.glob(f"{split}-*.parquet"))
-    table = pa.concat_tables([pq.ParquetFile(shard).read(columns=columns) for shard in shards])
+    tables = []
+    for shard in shards:
+        with reading(shard):
+            tables.append(pq.ParquetFile(shard).read(columns=columns))
+    table = pa.concat_tables(tables)
     episode, value = (table.column(name).to_numpy() for name in columns)
     last = int(episode.max())
     half = max(last / 40, 0.5)  # short histories: the nearest episode or two

@@ -6,8 +6,12 @@ for each task family, and a split's files are called `<split>-<number>-of-<total
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,10 @@ from ad_hf.tasks import Task
 
 FORMAT_VERSION = "1.1"  # 1.0 noted on the card only one config, and whether it was complete beside it
 
+ROW_GROUP = 10_000  # episodes that are read and written at once
+
 FIXED = ("task_categories", "size_categories", "configs", "dataset_info", "ad_hf")  # on a card, by us
+BESIDE = (".*", "*.md", "LICENSE*", "*.png")  # files of a repository that holds no data yet
 
 COLUMNS = {  # name -> what it holds; T = steps of the episode
     "history_id": "the learner whose history this is; rows of one history are adjacent",
@@ -97,7 +104,7 @@ def _read_shards(shards: list[str]) -> pa.Table:
     tables: list[pa.Table] = []
     declared = 0
     for shard in shards:
-        try:
+        with reading(shard):
             file = pq.ParquetFile(shard)
             check_columns(file.schema_arrow.names, shard)
             declared += _declared_bytes(file)
@@ -107,11 +114,6 @@ def _read_shards(shards: list[str]) -> pa.Table:
                     "train with --streaming"
                 )
             tables.append(file.read(columns=list(COLUMNS)))
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{shard} ({Path(shard).stat().st_size} bytes) is truncated, damaged or not Parquet: "
-                "remove it and run the same `ad-hf collect` again"
-            ) from error
         if tables[-1].schema != tables[0].schema:
             types = zip(tables[0].schema, tables[-1].schema, strict=True)
             changed = [f"{ours.name} ({theirs.type})" for ours, theirs in types if ours != theirs]
@@ -119,13 +121,28 @@ def _read_shards(shards: list[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+@contextlib.contextmanager
+def reading(shard: str | Path) -> Iterator[None]:
+    """Say which file it is, if it cannot be read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{shard} ({Path(shard).stat().st_size} bytes) is truncated, damaged or not Parquet: "
+            "remove it and run the same `ad-hf collect` again"
+        ) from error
+
+
 def _declared_bytes(file: pq.ParquetFile) -> int:
-    """What a file will take in memory, by its own account: a few bytes can stand for billions of values."""
+    """What our columns will take in memory, by a file's own account: few bytes can stand for many values."""
     total = 0
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
         for column in (group.column(index) for index in range(group.num_columns)):
-            kind = file.schema_arrow.field(column.path_in_schema.partition(".")[0]).type
+            name = column.path_in_schema.partition(".")[0]
+            if name not in COLUMNS:
+                continue
+            kind = file.schema_arrow.field(name).type
             while hasattr(kind, "value_type"):
                 kind = kind.value_type
             total += column.num_values * (max(kind.bit_width // 8, 1) if pa.types.is_primitive(kind) else 8)
@@ -248,13 +265,20 @@ def check_format(card: RepoCard | None, name: str) -> None:
 
 def configs_of(card: RepoCard | None) -> dict[str, dict[str, Any]]:
     """How each config of a dataset was collected, as noted on its card."""
-    configs = hub.about(card).get("configs")
-    return configs if isinstance(configs, dict) else {}
+    about = hub.about(card)
+    configs, beside = about.get("configs"), about.get("complete", False)  # where version 1.0 has it
+    if not isinstance(configs, dict):
+        return {}
+    return {
+        name: {**noted, "complete": noted.get("complete", beside)}
+        for name, noted in configs.items()
+        if isinstance(noted, dict)
+    }
 
 
 def is_complete(card: RepoCard | None, config: str) -> bool:
     """Whether a config has been collected to its end."""
-    return bool(configs_of(card).get(config, {}).get("complete", hub.about(card).get("complete", False)))
+    return bool(configs_of(card).get(config, {}).get("complete"))
 
 
 def add_to_card(ours: Mapping[str, Any], theirs: RepoCard | None, name: str) -> RepoCard:
@@ -270,24 +294,16 @@ def add_to_card(ours: Mapping[str, Any], theirs: RepoCard | None, name: str) -> 
     """
     check_format(theirs, name)
     old = theirs.data.to_dict() if theirs is not None else {}
-    mine = {entry["config_name"] for entry in ours["configs"]}
-
-    def together(key: str) -> list[dict[str, Any]]:
-        there = old.get(key) or []
-        there = [there] if isinstance(there, dict) else there
-        return [*(e for e in there if e.get("config_name") not in mine), *(ours.get(key) or [])]
-
-    configs = [{**entry} for entry in together("configs")]
-    default = next((e for e in old.get("configs") or [] if e.get("default")), configs[0])["config_name"]
+    configs = _together(old.get("configs"), ours["configs"])
+    infos = _together(old.get("dataset_info"), ours.get("dataset_info"))
+    defaults = [entry for entry in (*_entries(old.get("configs")), *configs) if entry.get("default")]
+    default = (defaults or configs)[0].get("config_name", "default")
     for entry in configs:
         entry.pop("default", None)
-        if entry.get("config_name") == default:
+        if entry.get("config_name", "default") == default:
             entry["default"] = True
-    infos = together("dataset_info")
     noted = {**configs_of(theirs), **ours["ad_hf"]["configs"]}
-    for config in noted.values():  # as format version 1.0 has it
-        config.setdefault("complete", hub.about(theirs).get("complete", False))
-    rows = sum(split["num_examples"] for info in infos for split in info["splits"])
+    rows = sum(split.get("num_examples", 0) for info in infos for split in info.get("splits") or [])
     metadata = CardData(
         license="apache-2.0",
         task_categories=["reinforcement-learning"],
@@ -301,6 +317,7 @@ def add_to_card(ours: Mapping[str, Any], theirs: RepoCard | None, name: str) -> 
         "dataset_card.md",
         metadata,
         name=name,
+        shell_name=shlex.quote(name),
         configs=noted,
         default=default,
         columns=COLUMNS,
@@ -308,18 +325,26 @@ def add_to_card(ours: Mapping[str, Any], theirs: RepoCard | None, name: str) -> 
     )
 
 
+def _entries(value: Any) -> list[dict[str, Any]]:
+    """What a card says of configs, one each: a list of them, or the only one."""
+    return [{**entry} for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, dict)]
+
+
+def _together(theirs: Any, ours: Any) -> list[dict[str, Any]]:
+    """Their entries and ours; one of ours takes the place of theirs of that config."""
+    return list({entry.get("config_name"): entry for entry in _entries(theirs) + _entries(ours)}.values())
+
+
 def dataset_info(folder: Path, splits: Iterable[str]) -> dict[str, Any]:
     """What `datasets` and the Hub's viewer want to know of a config before they read it."""
     found, shards = datasets.SplitDict(), sorted(folder.glob("*.parquet"))
     for split in splits:
-        groups = [
-            metadata.row_group(number)
-            for metadata in (
-                pq.read_metadata(shard) for shard in shards if shard.name.startswith(f"{split}-")
-            )
-            for number in range(metadata.num_row_groups)
-        ]
-        rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
+        rows = size = 0
+        for shard in shards:
+            if shard.name.startswith(f"{split}-"):
+                with reading(shard):
+                    for batch in pq.ParquetFile(shard).iter_batches(ROW_GROUP):
+                        rows, size = rows + len(batch), size + batch.nbytes
         found[split] = datasets.SplitInfo(split, size, rows)
     info = datasets.DatasetInfo(
         features=datasets.Features.from_arrow_schema(pq.read_schema(shards[0])),
@@ -335,7 +360,8 @@ def dataset_info(folder: Path, splits: Iterable[str]) -> dict[str, Any]:
 
 def _size_category(rows: int) -> str:
     """A number of rows as the Hub wants it on a card."""
-    names = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B"]
+    limits = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    names = ["n<1K", *(f"{low}<n<{high}" for low, high in itertools.pairwise(limits)), "n>1T"]
     return names[min(max(len(str(rows)) - 3, 0), len(names) - 1)]
 
 
@@ -366,17 +392,30 @@ def publish(
     configs = configs_of(card)
     if card is None or not configs:
         raise ValueError(f"{folder} holds no learning histories: collect some with `ad-hf collect`")
+    entries = {entry.get("config_name"): entry for entry in _entries(card.data.get("configs"))}
     files: dict[str, Path | bytes] = {}
-    for config in configs:
-        if not is_complete(card, config):
+    infos = []
+    for config, noted in configs.items():
+        if not noted["complete"] or config not in entries:
             raise ValueError(
                 f"{folder} holds {config} histories that are not complete: run the same `ad-hf collect` again"
             )
-        files |= {f"{config}/{shard.name}": shard for shard in sorted((folder / config).glob("*.parquet"))}
+        splits = [part["split"] for part in entries[config]["data_files"]]
+        shards = [(str(shard), shard.name) for shard in sorted((folder / config).glob("*.parquet"))]
+        for split in splits:
+            check_shards(shards, split, f"{folder}/{config}")
+        infos.append(dataset_info(folder / config, splits))
+        files |= {f"{config}/{name}": Path(shard) for shard, name in shards}
+    mine: dict[str, Any] = {"configs": [entries[config] for config in configs], "dataset_info": infos}
+    mine["ad_hf"] = {"configs": configs}
+    if hub.is_edited(card):
+        for words in ('load_dataset("{}"', "--dataset {} "):  # it has another name there
+            card.text = card.text.replace(words.format(folder.resolve().name), words.format(repo_id))
 
     def merged(theirs: RepoCard | None) -> RepoCard:
-        ours = add_to_card(card.data.to_dict(), theirs, repo_id)
-        return hub.keep_edits(ours, hub.card_to_keep(card, theirs, overwrite_card), FIXED)
+        made = add_to_card(mine, theirs, repo_id)
+        ours = hub.keep_edits(made, card, FIXED)
+        return hub.keep_edits(ours, None if overwrite_card else theirs, FIXED, made)
 
     return hub.publish(
         repo_id,
@@ -387,5 +426,15 @@ def publish(
         private,
         revision,
         tag=f"v{FORMAT_VERSION}",
-        delete=tuple(f"{config}/*" for config in configs),
+        delete=tuple(f"{config}/*.parquet" for config in configs),
+        check=_refuse_strangers,
     )
+
+
+def _refuse_strangers(card: RepoCard | None, names: set[str]) -> None:
+    """Leave a repository alone that holds other data: declaring our configs there would hide it."""
+    others = sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in BESIDE))
+    if others and not configs_of(card):
+        raise hub.HubError(
+            f"it holds something else than learning histories ({others[0]}): choose another repository"
+        )

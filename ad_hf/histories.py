@@ -67,12 +67,22 @@ class Histories:
 
 
 def concatenate(parts: Sequence[Histories]) -> Histories:
-    """Histories one after another, as a copy."""
-    fields = ("observation", "action", "reward", "final_observation", "terminated", "truncated")
+    """Histories one after another, as a copy.
+
+    Raises:
+        ValueError: if they hold different types or shapes.
+    """
+    flat = {}
+    for name in ("observation", "action", "reward", "final_observation", "terminated", "truncated"):
+        arrays = [getattr(part, name) for part in parts]
+        kinds = sorted({f"{array.dtype}{list(array.shape[1:])}" for array in arrays})
+        if len(kinds) > 1:
+            raise ValueError(f"histories of one dataset hold different types of {name}: {', '.join(kinds)}")
+        flat[name] = np.concatenate(arrays)
     steps = np.cumsum([0, *(len(part.action) for part in parts)])
     episodes = np.cumsum([0, *(part.num_episodes for part in parts)])
     return Histories(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields},
+        **flat,
         episode_offsets=np.concatenate(
             [[0], *(part.episode_offsets[1:] + first for part, first in zip(parts, steps, strict=False))]
         ),
@@ -80,6 +90,23 @@ def concatenate(parts: Sequence[Histories]) -> Histories:
             [[0], *(part.history_offsets[1:] + first for part, first in zip(parts, episodes, strict=False))]
         ),
         tasks=tuple(task for part in parts for task in part.tasks),
+    )
+
+
+def without_first(histories: Histories, number: int) -> Histories:
+    """All but the first histories, as views."""
+    episode = histories.history_offsets[number]
+    step = histories.episode_offsets[episode]
+    return Histories(
+        observation=histories.observation[step:],
+        action=histories.action[step:],
+        reward=histories.reward[step:],
+        final_observation=histories.final_observation[episode:],
+        terminated=histories.terminated[episode:],
+        truncated=histories.truncated[episode:],
+        episode_offsets=histories.episode_offsets[episode:] - step,
+        history_offsets=histories.history_offsets[number:] - episode,
+        tasks=histories.tasks[number:],
     )
 
 

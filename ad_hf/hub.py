@@ -1,8 +1,7 @@
 """The Hub: repositories out and in, each in one piece, and the cards on them.
 
 Nothing here or after it unpickles: only the kinds of files in `MODEL_FILES` and `DATASET_FILES` are fetched.
-The clients of huggingface_hub already repeat most requests that fail in passing; where they do not, around
-the creation of a repository, the commit and the first look at it, `_persist` does.
+The clients repeat some requests that fail in passing and not others, so `_persist` is around all of them.
 """
 
 from __future__ import annotations
@@ -10,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
+import logging
 import os
 import random
+import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
-import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub
+import httpx2  # comes with huggingface_hub
+import yaml  # type: ignore[import-untyped]  # so does this
 from huggingface_hub import (
     CardData,
     CommitOperationAdd,
@@ -49,17 +53,29 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._xet import abort_xet_session
 
 TAG = "algorithm-distillation"  # on every card, so that our repositories can be found
 MODEL_FILES = ("*.json", "*.safetensors", "*.py", "*.png", "README.md", ".eval_results/*.yaml")
 DATASET_FILES = ("*.parquet", "*.png", "README.md")
 
+NO_REVISION = r"\.\.|//|@\{|[\0-\x20\x7f~^:?*\[\\]|^[/.-]|[/.]$"  # names that git refuses, too
+
+MAX_CARD = 2**20  # bytes of a README.md
+
 TRIES = 5  # of a request that fails in passing
 CONFLICTS = 20  # of a commit while others commit to the same repository
 FIRST_WAIT = 0.5  # seconds, then twice as long each time
 PATIENCE = 60.0  # seconds that a server may say nothing; the client of huggingface_hub would wait for ever
+PERSISTENCE = 300.0  # seconds after which what failed in passing is not tried again
+SLOWEST = 50_000.0  # bytes per second that an upload has to make, apart from ten times the patience
+
+# An answer that can be no Hub's: where a proxy answers in its place, or something in it was changed.
+NoJson = json.JSONDecodeError | UnicodeDecodeError
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class HubError(OSError):
@@ -76,7 +92,7 @@ class HubError(OSError):
 
 
 class _ConflictError(Exception):
-    """Somebody else committed in between."""
+    """Somebody else was faster."""
 
 
 def split_reference(name: str) -> tuple[str, str | None]:
@@ -86,13 +102,11 @@ def split_reference(name: str) -> tuple[str, str | None]:
         HubError: if it is neither.
     """
     repo_id, _, revision = name.partition("@")
-    try:
+    with contextlib.suppress(HFValidationError):
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise HubError(f"{name!r} is not the id of a repository, which looks like org/name") from error
-    if repo_id.count("/") != 1:
-        raise HubError(f"{name!r} is not the id of a repository, which looks like org/name")
-    return repo_id, revision or None
+        if repo_id.count("/") == 1 and not re.search(NO_REVISION, revision):
+            return repo_id, revision or None
+    raise HubError(f"{name!r} is not a repository, which looks like org/name or org/name@revision")
 
 
 def is_reference(name: str) -> bool:
@@ -123,15 +137,23 @@ def folder_of(name: str, repo_type: str = "model", patterns: tuple[str, ...] = M
 
 
 def be_patient_but_not_for_ever() -> None:
-    """Let every request of huggingface_hub that sets no limit give up after `PATIENCE` seconds of silence."""
+    """Let requests of the clients that set no limit give up after `PATIENCE` seconds of silence.
 
-    def client() -> Any:
+    One does not, with which hf_xet ends an upload; `publish` sees to that.
+    """
+
+    def limit(request: httpx2.Request) -> None:
+        # Not as the client's own limit, for `repo_info` and others explicitly ask for none.
+        limits = request.extensions["timeout"]
+        request.extensions["timeout"] = {k: PATIENCE if v is None else v for k, v in limits.items()}
+
+    def client() -> httpx2.Client:
         made = default_client_factory()
-        made.timeout = PATIENCE
+        made.event_hooks = {"request": [*made.event_hooks["request"], limit]}
         return made
 
     set_client_factory(client)
-    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{PATIENCE:.0f}s")
+    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{PATIENCE * 1000:.0f}ms")
 
 
 def fetch(name: str, repo_type: str, patterns: tuple[str, ...], output: Path | None = None) -> Path:
@@ -145,7 +167,7 @@ def fetch(name: str, repo_type: str, patterns: tuple[str, ...], output: Path | N
             huggingface_hub.
 
     Returns:
-        The folder they are in. Without a network that is what the cache holds.
+        The folder they are in. Where the Hub cannot be reached that is what the cache holds, if it is whole.
 
     Raises:
         HubError: if they cannot be had whole.
@@ -154,23 +176,29 @@ def fetch(name: str, repo_type: str, patterns: tuple[str, ...], output: Path | N
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise HubError(f"{output} is not empty: choose another --output, or remove it")
     with in_one_line(name):
-        folder = _persist(lambda: _fetch_once(repo_id, repo_type, revision or "main", patterns))
+        folder = _fetch(repo_id, repo_type, revision or "main", patterns)
         if output is None:
             return folder
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        place = output if output.exists() else output.parent
+        place.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place))
         try:
-            shutil.copytree(folder, partial, dirs_exist_ok=True)  # out of the cache's links
-            if output.exists():
-                output.rmdir()
-            partial.chmod(0o755)
-            partial.rename(output)
+            for file in _names(folder, patterns):  # the cache may hold others
+                (partial / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / file, partial / file)  # not as the links that the cache holds
+            if output.exists():  # perhaps somebody stands in it, or it is a disk of its own
+                for item in list(partial.iterdir()):
+                    item.rename(output / item.name)
+            else:
+                partial.chmod(0o755)
+                partial.rename(output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return output
 
 
-def _fetch_once(repo_id: str, repo_type: str, revision: str, patterns: tuple[str, ...]) -> Path:
+def _fetch(repo_id: str, repo_type: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    """Bring files into the cache, or find them there."""
     download = functools.partial(
         snapshot_download,
         repo_id,
@@ -180,24 +208,53 @@ def _fetch_once(repo_id: str, repo_type: str, revision: str, patterns: tuple[str
     )
     if constants.HF_HUB_OFFLINE:
         return Path(download(local_files_only=True))
+
+    def find(error: Exception) -> Path:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            folder = Path(download(local_files_only=True))
+            _warn_once(f"{repo_id}: {_explain(error)}; until then, what the cache holds is used")
+            return folder
+        raise error
+
+    def fetch_once() -> Path:
+        try:
+            info: Any = HfApi().repo_info(
+                repo_id, repo_type=repo_type, revision=revision, files_metadata=True
+            )
+        except (httpx2.ConnectError, httpx2.TimeoutException) as error:
+            return find(error)  # at once, for most likely there is no network
+        for file in info.siblings or []:
+            _check_name(file.rfilename)
+        wanted = [f for f in info.siblings or [] if any(fnmatch(f.rfilename, p) for p in patterns)]
+        if not wanted:
+            raise HubError(f"it is a {repo_type} without {' or '.join(patterns)}")
+        folder = Path(download())
+        if folder.name != info.sha:  # an older one, as the cache has it
+            raise HubError("its files cannot be listed, or change just now: try again later", passing=True)
+        _check_contents(folder, wanted)
+        known = {file.rfilename for file in wanted}
+        for name in _names(folder, patterns):
+            if name not in known:
+                raise HubError(f"it is described as without {name!r}, which it has")
+        return folder
+
     try:
-        info: Any = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+        return _persist(fetch_once)
     except Exception as error:
         if _is_passing(error):
-            with contextlib.suppress(LocalEntryNotFoundError):
-                return Path(download(local_files_only=True))
+            return find(error)
         raise
-    for file in info.siblings or []:
-        _check_name(file.rfilename)
-    wanted = [f for f in info.siblings or [] if any(fnmatch(f.rfilename, p) for p in patterns)]
-    if not wanted:
-        raise HubError(f"it is a {repo_type} without {' or '.join(patterns)}")
-    folder = Path(download())
-    if folder.name != info.sha:
-        raise _ConflictError
-    for file in wanted:
-        _check_content(folder / file.rfilename, file)
-    return folder
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """The files in a folder whose paths in it are like one of the patterns."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def list_repositories(author: str) -> list[dict[str, Any]]:
@@ -252,32 +309,36 @@ def open_remote(place: str) -> BinaryIO:
         HubError: if it cannot be opened.
     """
     with in_one_line(place):
-        return HfFileSystem().open(place, "rb", block_size=2**20)
+        return _persist(lambda: HfFileSystem().open(place, "rb", block_size=2**20))
 
 
 def _check_name(name: str) -> None:
     """Refuse names that lead out of the repository's folder."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or re.search(r"[\0\\]|^[A-Za-z]:", name):
         raise HubError(f"a file of it is called {name!r}, which leads out of its folder")
 
 
-def _check_content(path: Path, file: Any) -> None:
-    """Refuse, and forget, a file that is not what its hash says; the clients check only how long it is."""
+def _check_contents(folder: Path, files: Iterable[Any]) -> None:
+    """Refuse, and forget, files that are not what the Hub says; the clients check only how long they are."""
+    damaged = [file.rfilename for file in files if not _is_whole(folder / file.rfilename, file)]
+    for name in damaged:
+        (folder / name).resolve().unlink(missing_ok=True)  # what it links to
+        (folder / name).unlink(missing_ok=True)
+    if damaged:
+        others = f", and {len(damaged) - 1} more with it" if len(damaged) > 1 else ""
+        raise HubError(f"{damaged[0]} arrives damaged{others}: try again later", passing=True)
+
+
+def _is_whole(path: Path, file: Any) -> bool:
+    """Whether a file has the hash that the Hub has for it."""
+    if not path.is_file():
+        return False
     with path.open("rb") as content:
         if file.lfs is not None:
-            expected, found = file.lfs.sha256, hashlib.file_digest(content, "sha256").hexdigest()
-        else:
-            expected = file.blob_id  # as git has it
-            header = f"blob {path.stat().st_size}\0".encode()
-            found = hashlib.sha1(header + content.read(), usedforsecurity=False).hexdigest()
-    if found != expected:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
-        raise HubError(
-            f"{file.rfilename} arrives damaged ({found[:8]} instead of {expected[:8]}): try again later",
-            passing=True,
-        )
+            return hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256
+        header = f"blob {path.stat().st_size}\0".encode()  # as git has it
+        return hashlib.sha1(header + content.read(), usedforsecurity=False).hexdigest() == file.blob_id
 
 
 def publish(
@@ -290,6 +351,7 @@ def publish(
     revision: str | None = None,
     tag: str | None = None,
     delete: tuple[str, ...] = (),
+    check: Callable[[RepoCard | None, set[str]], None] = lambda card, names: None,
 ) -> str:
     """Bring files and a card into a repository, made if need be, in one commit.
 
@@ -306,37 +368,40 @@ def publish(
         revision: the branch, made if need be; None is main.
         tag: set to the new head of main, wherever it was before.
         delete: patterns of files to remove where they are there and not in `files`.
+        check: called with the card and the names of the files that are there; raises to leave them alone.
 
     Returns:
         The address of the repository.
 
     Raises:
-        HubError: if it cannot be done; nothing is half done then.
+        HubError: if it cannot be done. Nothing is half done then, but for the tag, which may still be where
+            it was, or nowhere: publish again.
     """
     api = HfApi()
     branch = revision or "main"
     with in_one_line(repo_id):
+        size = sum(len(what) if isinstance(what, bytes) else what.stat().st_size for what in files.values())
         prepare(repo_id, repo_type, private, revision)
 
         def commit() -> None:
-            info: Any = api.repo_info(repo_id, repo_type=repo_type, revision=branch)
-            if private and not info.private:
-                raise HubError("it exists and is public: make it private first, or leave out --private")
-            names = {file.rfilename for file in info.siblings or []}
+            info: Any = api.repo_info(repo_id, repo_type=repo_type, revision=branch, files_metadata=True)
+            names = {file.rfilename: file for file in info.siblings or []}
             theirs = None
             if "README.md" in names:
-                path = hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=info.sha)
-                theirs = load_card(Path(path))
+                path = Path(hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=info.sha))
+                _check_contents(path.parent, [names["README.md"]])
+                theirs = load_card(path)
+            check(theirs, set(names))
             content = {**files, "README.md": str(card(theirs)).encode()}
             operations: list[Any] = [
                 CommitOperationAdd(path_in_repo=name, path_or_fileobj=what) for name, what in content.items()
             ]
             operations += [
                 CommitOperationDelete(name)
-                for name in sorted(names - content.keys())
+                for name in sorted(names.keys() - content.keys())
                 if any(fnmatch(name, pattern) for pattern in delete)
             ]
-            try:
+            with _noticing_others(), _not_longer_than(10 * PATIENCE + size / SLOWEST):
                 api.create_commit(
                     repo_id,
                     operations,
@@ -345,15 +410,15 @@ def publish(
                     revision=branch,
                     parent_commit=info.sha,
                 )
-            except HfHubHTTPError as error:
-                if error.response.status_code in (409, 412):
-                    raise _ConflictError from error
-                raise
 
         _persist(commit)
-        if tag is not None and revision is None:
+        if tag is not None and branch == "main":
 
             def move_tag() -> None:
+                refs = api.list_repo_refs(repo_id, repo_type=repo_type)
+                heads = {ref.name: ref.target_commit for ref in (*refs.branches, *refs.tags)}
+                if heads.get(tag) == heads["main"]:
+                    return
                 with contextlib.suppress(RevisionNotFoundError):
                     api.delete_tag(repo_id, tag=tag, repo_type=repo_type)
                 api.create_tag(repo_id, tag=tag, repo_type=repo_type, exist_ok=True)
@@ -369,46 +434,102 @@ def prepare(repo_id: str, repo_type: str, private: bool = False, revision: str |
     Raises:
         HubError: if that is refused, or the Hub cannot be reached.
     """
-    split_reference(repo_id)
+    if split_reference(repo_id)[1] is not None:
+        raise HubError(f"{repo_id!r} is not org/name alone: name the branch with --revision")
     api = HfApi()
     with in_one_line(repo_id):
-        # None, not False, leaves the choice to the organisation's default.
-        _persist(
-            lambda: api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
-        )
+
+        def make() -> None:
+            try:
+                # Not create_repo(exist_ok=True), which is content with a repository that one may not write.
+                api.auth_check(repo_id, repo_type=repo_type, write=True)
+            except RepositoryNotFoundError:
+                # None, not False, leaves the choice to the organisation's default.
+                with _noticing_others():
+                    api.create_repo(repo_id, repo_type=repo_type, private=private or None)
+
+        _persist(make)
+        if private and not _persist(lambda: api.repo_info(repo_id, repo_type=repo_type)).private:
+            raise HubError("it exists and is public: make it private first, or leave out --private")
         if revision is not None:
             _persist(lambda: api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True))
 
 
+@contextlib.contextmanager
+def _noticing_others() -> Iterator[None]:
+    """Tell a conflict, after which to look again, from what the Hub refuses."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        if error.response.status_code in (409, 412):
+            raise _ConflictError from error
+        raise
+
+
+@contextlib.contextmanager
+def _not_longer_than(seconds: float) -> Iterator[None]:
+    """Cancel what hf_xet does here after that time; it would wait for ever for the end of an upload."""
+    timer = threading.Timer(seconds, abort_xet_session)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _persist(call: Callable[[], T]) -> T:
-    """Call again what failed in passing, a bounded number of times."""
+    """Call again what failed in passing: a bounded number of times, and for a bounded time."""
     failures = conflicts = 0
+    start = time.monotonic()
     while True:
         try:
             return call()
+        except _ConflictError as error:
+            conflicts += 1
+            if conflicts >= CONFLICTS:
+                raise HubError(f"others change it ({conflicts} times by now): try again later") from error
+            time.sleep(FIRST_WAIT * random.random() * min(conflicts, 8))
         except Exception as error:
-            if isinstance(error, _ConflictError):
-                conflicts += 1
-                if conflicts >= CONFLICTS:
-                    raise HubError(f"others keep committing to it ({conflicts} times): try later") from error
-                time.sleep(FIRST_WAIT * random.random() * min(conflicts, 8))
-            else:
-                failures += 1
-                if failures >= TRIES or not _is_passing(error):
-                    raise
-                time.sleep(FIRST_WAIT * 2 ** (failures - 1))
+            failures += 1
+            if failures >= TRIES or time.monotonic() - start > PERSISTENCE or not _is_passing(error):
+                raise
+            time.sleep(FIRST_WAIT * 2 ** (failures - 1))
+
+
+def _cause(error: Exception) -> Exception:
+    """What is wrong at bottom: huggingface_hub wraps it, and hf_xet only tells of it."""
+    wrappers = RuntimeError | LocalEntryNotFoundError
+    while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    told = re.search(r"IO Error: .*\(os error (\d+)\)", str(error)) if type(error) is RuntimeError else None
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else error
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error is about, if it is about one."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code
+    told = re.search(r"HTTP status \w+ error \((\d+)", str(error)) if _is_of_xet(error) else None
+    return int(told[1]) if told else None
+
+
+def _is_of_xet(error: Exception) -> bool:
+    """Whether hf_xet may have raised it: the one kind while it uploads, the other while it downloads."""
+    return isinstance(error, ConnectionError) or type(error) is RuntimeError
 
 
 def _is_passing(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
+    error = _cause(error)
     if isinstance(error, HubError):
         return error.passing
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    if isinstance(error, LocalEntryNotFoundError):  # raised for a Hub that cannot be reached
-        return not isinstance(error.__cause__, OfflineModeIsEnabled) and not constants.HF_HUB_OFFLINE
-    # What hf_xet raises is a RuntimeError.
-    return isinstance(error, HTTPError | RuntimeError) and not isinstance(error, OfflineModeIsEnabled)
+    status = _status(error)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    return isinstance(error, HTTPError | NoJson) or _is_of_xet(error)
 
 
 @contextlib.contextmanager
@@ -417,7 +538,7 @@ def in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except HubError as error:
-        if str(error).startswith(name):
+        if str(error).startswith((name, repr(name))):
             raise
         raise HubError(f"{name}: {error}", error.passing) from error
     except (HTTPError, EntryNotFoundError, OfflineModeIsEnabled, RuntimeError, OSError, ValueError) as error:
@@ -426,7 +547,30 @@ def in_one_line(name: str) -> Iterator[None]:
 
 def _explain(error: Exception) -> str:
     """What an error of the clients means for whoever typed the command."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    error = _cause(error)
+    status = _status(error)
+    if status is not None:
+        return _explain_status(error, status)
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE=1 forbids to ask the Hub: unset it and try again"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "it is not in the cache, and HF_HUB_OFFLINE=1 forbids to fetch it: unset it and try again"
+    hub = f"the Hub at {constants.ENDPOINT}"
+    if isinstance(error, NoJson):
+        return f"{hub} does not answer as a Hub does: check HF_ENDPOINT and the network, or try again later"
+    if isinstance(error, HTTPError):
+        return f"{hub} cannot be reached ({type(error).__name__}): try again later"
+    if _is_of_xet(error):
+        what = re.split(r",| for url", _first_line(error))[0].rpartition(": ")[2]  # without the address
+        return f"the storage of {hub} cannot be reached ({what}): try again later"
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename2 or error.filename or constants.HF_HUB_CACHE
+        return f"{error.strerror} ({place}): check the space and the permissions there"
+    return _first_line(error) or type(error).__name__
+
+
+def _explain_status(error: Exception, status: int) -> str:
+    """What an answer other than success means."""
     if isinstance(error, GatedRepoError):
         return "it is gated: ask for access on its page, then log in with `hf auth login`"
     if isinstance(error, RevisionNotFoundError):
@@ -439,16 +583,8 @@ def _explain(error: Exception) -> str:
         return "your token may not do this: use one that may write here (`hf auth login`)"
     if isinstance(error, BadRequestError):
         return f"the Hub refuses it: {_first_line(error)}"
-    if status is not None:
-        return f"the Hub at {constants.ENDPOINT} answers {status}: try again later"
-    if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
-        return "it is not in the cache, and HF_HUB_OFFLINE=1 forbids to fetch it: unset it and try again"
-    if isinstance(error, HTTPError | LocalEntryNotFoundError):
-        cause = error.__cause__ or error
-        return f"the Hub at {constants.ENDPOINT} cannot be reached ({type(cause).__name__}): try again later"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror} ({error.filename})"
-    return _first_line(error) or type(error).__name__
+    way_out = "check HF_ENDPOINT and the name" if status == 404 else "try again later"
+    return f"the Hub at {constants.ENDPOINT} answers {status}: {way_out}"
 
 
 def _first_line(error: Exception) -> str:
@@ -495,10 +631,32 @@ def load_card(path: Path) -> RepoCard:
         ValueError: if the YAML at the top cannot be read.
     """
     try:
-        return RepoCard.load(path, ignore_metadata_errors=False)
-    except (ValueError, yaml.YAMLError) as error:
+        if path.stat().st_size > MAX_CARD:
+            raise ValueError(f"it is larger than {MAX_CARD} bytes")
+        if re.search(rb"[\r\n]{100}", path.read_bytes()):  # to find the end of the YAML takes its square
+            raise ValueError("it has a hundred empty lines")
+        card = RepoCard.load(path, ignore_metadata_errors=False)
+        _check_entries(vars(card.data))
+        return card
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # TypeError: a name that is no text
         reason = " ".join(str(error).split())
         raise ValueError(f"the metadata at the top of {path} cannot be read: {reason}") from error
+
+
+def _check_entries(metadata: Any) -> None:
+    """Refuse metadata of which a few lines stand for billions of entries, by way of YAML's aliases."""
+    entries, count = [metadata], 0
+    while entries:
+        entry, count = entries.pop(), count + 1
+        if count > MAX_CARD:
+            raise ValueError(f"it stands for more than {MAX_CARD} entries")
+        if isinstance(entry, dict | list):
+            entries += entry.values() if isinstance(entry, dict) else entry
 
 
 def save_card(card: RepoCard, path: Path) -> None:
@@ -516,37 +674,31 @@ def about(card: RepoCard | None) -> dict[str, Any]:
 
 def is_edited(card: RepoCard) -> bool:
     """Whether somebody has changed the text of a card since it was made, or made it by hand."""
-    return about(card).get("text") != _hash(card.text)
+    return bool(card.text.strip()) and about(card).get("text") != _hash(card.text)
 
 
-def keep_edits(ours: RepoCard, theirs: RepoCard | None, fixed: tuple[str, ...]) -> RepoCard:
+def keep_edits(
+    ours: RepoCard, theirs: RepoCard | None, fixed: tuple[str, ...], made: RepoCard | None = None
+) -> RepoCard:
     """Our new card, with what others have changed in the one that is there.
 
     Args:
         ours: the new card.
         theirs: the card that is there. If its text was edited, it is kept.
         fixed: entries of the metadata that have to be ours; of all others theirs are kept.
+        made: the new card as `make_card` made it, where `ours` has been edited since: what theirs has in
+            common with it was not changed by others.
     """
     if theirs is None:
         return ours
-    metadata = {**ours.data.to_dict(), **theirs.data.to_dict()}
-    metadata |= {name: value for name, value in ours.data.to_dict().items() if name in fixed}
+    unchanged = (made or ours).data.to_dict()
+    metadata = ours.data.to_dict()
+    for name, value in theirs.data.to_dict().items():
+        if name not in fixed and unchanged.get(name) != value:
+            metadata[name] = value
     card = RepoCard(str(theirs if is_edited(theirs) else ours))
     card.data = CardData(**metadata)
     return card
-
-
-def card_to_keep(local: RepoCard | None, remote: RepoCard | None, overwrite: bool) -> RepoCard | None:
-    """Which of two cards a new one keeps the edits of: the repository's, unless only the local one has any.
-
-    Args:
-        local: the card in the folder to publish.
-        remote: the card in the repository.
-        overwrite: take the local one in any case.
-    """
-    if remote is None or overwrite:
-        return local
-    return local if local is not None and is_edited(local) and not is_edited(remote) else remote
 
 
 def result_file(entries: list[EvalResultEntry]) -> str:

@@ -14,19 +14,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil  # comes with accelerate
 from huggingface_hub.errors import StrictDataclassError
 
 from ad_hf import dataset as histories_dataset
 from ad_hf import hub
 from ad_hf.collection import CollectSettings, collect_dataset
 from ad_hf.dataset import configs_of, load_histories, read_card
-from ad_hf.evaluation import EvaluateSettings, evaluate, load_model
+from ad_hf.evaluation import (
+    MAX_REPEATS,
+    EvaluateSettings,
+    check_decoder,
+    check_memory,
+    evaluate,
+    load_model,
+)
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, space_to_json
-from ad_hf.report import draw_learning_curves, model_card
+from ad_hf.report import check_report, draw_learning_curves, model_card
 from ad_hf.sources import resolve_settings
 from ad_hf.streaming import open_stream
-from ad_hf.tasks import Task, TaskFamily, load_task_family
+from ad_hf.tasks import TASK_FAMILIES, Task, TaskFamily, load_task_family
 from ad_hf.training import PROGRESS, RECIPE, RUN, STATE, TrainSettings, train
 from ad_hf.windows import WindowSettings, expert_part
 
@@ -34,6 +42,10 @@ OBJECTIVES = ("ad", "ed")
 EVALUATION = "evaluation.json"
 FIGURE = "learning_curves.png"
 RESULTS = ".eval_results/ad-hf.yaml"
+# All that is published of a model, whatever else lies in its folder: these, and those that not every one has.
+ALWAYS = ("config.json", "generation_config.json", "*_ad.py", RECIPE, RUN)
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+SOMETIMES = (*WEIGHTS, STATE, PROGRESS, EVALUATION, FIGURE)
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +127,8 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     """A named recipe, or the one saved beside a checkpoint, with some settings changed.
 
     Args:
-        name: a name in `RECIPES`, or a folder or a repository on the Hub that holds a recipe.json.
+        name: a name in `RECIPES`; or one in `TASK_FAMILIES`, whose settings nobody has chosen yet; or a
+            folder or a repository on the Hub that holds a recipe.json.
         changes: "section.setting=value" each, the value as JSON or as bare text.
 
     Raises:
@@ -124,9 +137,11 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     """
     if name in RECIPES:
         recipe = RECIPES[name]()
+    elif name in TASK_FAMILIES:
+        recipe = Recipe(name, {"name": name})
     else:
         if not Path(name).is_dir() and not hub.is_reference(name):
-            known = ", ".join(sorted(RECIPES))
+            known = ", ".join(sorted({*RECIPES, *TASK_FAMILIES}))
             raise ValueError(f"{name!r} is neither an environment ({known}) nor a folder with a {RECIPE}")
         saved = hub.folder_of(name) / RECIPE
         if not saved.is_file():
@@ -200,7 +215,7 @@ def run_train(
         ValueError: as `train`, and if the dataset holds histories of held-out tasks.
         HubError: if the dataset cannot be fetched.
     """
-    recipe = _as_collected(dataclasses.replace(recipe, dataset=dataset))
+    recipe = _as_collected(dataclasses.replace(recipe, dataset=_plainly(dataset)))
     family = recipe.task_family()
 
     def prepare(histories: Histories) -> Histories:
@@ -220,6 +235,7 @@ def run_train(
         recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, episode_stride=1))
     config = _model_config(recipe, family)
     settings = recipe.train
+    _check_batch(settings.batch_size, config.context_length)
     pushes = _Pushes(push_to, push_every, output, asdict(recipe))
     if push_to is not None and push_every:
         every = min(settings.checkpoint_every or push_every, push_every)
@@ -239,8 +255,26 @@ def run_train(
     pushes.wait()
 
 
+def _check_batch(batch_size: int, context_length: int) -> None:
+    """Refuse batches that do not fit into memory, of which a recipe may come from somebody else."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    needed = batch_size * context_length * 16 // processes  # bytes of a transition at least
+    if needed > psutil.virtual_memory().available:
+        raise ValueError(
+            f"train.batch_size is {batch_size} windows of {context_length} transitions, which take "
+            f"{needed / 2**30:.0f} GiB: lower it"
+        )
+
+
+def _plainly(dataset: str) -> str:
+    """The name of a dataset, in a form that nobody takes for a repository where it is a folder."""
+    is_plain = hub.is_reference(dataset) or Path(dataset).is_absolute() or dataset.startswith((".", "~"))
+    return dataset if is_plain else f"./{dataset}"
+
+
 def _model_config(recipe: Recipe, family: TaskFamily) -> ADConfig:
     env = family["train"][0].make()
+    check_decoder(recipe.model.decoder)
     try:
         config = ADConfig(
             observation_space=space_to_json(env.observation_space),
@@ -252,6 +286,7 @@ def _model_config(recipe: Recipe, family: TaskFamily) -> ADConfig:
     # transformers takes any name, so a misspelt one would change nothing and not be noticed.
     known = ["model_type", *(setting.name for setting in dataclasses.fields(config.decoder))]
     _check_known("model.decoder.", recipe.model.decoder, [*known, *config.decoder.attribute_map])
+    check_memory(config, MAX_REPEATS)
     return config
 
 
@@ -312,7 +347,11 @@ def fetch_checkpoint(name: str, output: Path) -> None:
         raise ValueError(
             f"{name} holds no unfinished training to resume (no {PROGRESS}): --push-every pushes one"
         )
-    update = _read_json(folder / PROGRESS)["update"]
+    progress = _read_json(folder / PROGRESS)
+    update = progress.get("update") if isinstance(progress, dict) else None
+    made_with = progress.get("made_with") if isinstance(progress, dict) else None
+    if type(update) is not int or update < 1 or not isinstance(made_with, dict):
+        raise ValueError(f"the {PROGRESS} in {name} is none of ours: it does not say how far training was")
     checkpoints = output / "checkpoints"
     if any(found.name >= f"update-{update:08d}" for found in checkpoints.glob("update-*")):
         return
@@ -339,19 +378,22 @@ def push_model(folder: Path, to: Destination) -> str:
             raise ValueError(f"{folder} holds no trained model (no {name}): train one with `ad-hf train`")
     load_recipe(str(folder))
     recipe = _read_json(folder / RECIPE)
-    report = _read_json(folder / EVALUATION) if (folder / EVALUATION).is_file() else None
+    report = load_evaluation(str(folder)) if (folder / EVALUATION).is_file() else None
     run = _read_json(folder / RUN) if (folder / RUN).is_file() else {}
     if report is not None:
         draw_learning_curves(report, folder / FIGURE)
-    card, results = model_card(to.repo_id, recipe, run, report, _read_json(folder / "config.json"))
+    revision = None if to.revision == "main" else to.revision
+    card, results = model_card(to.repo_id, revision, recipe, run, report, _read_json(folder / "config.json"))
     path = folder / "README.md"
     local = hub.load_card(path) if path.is_file() else None
     fixed = ("model-index", "datasets", "library_name", "pipeline_tag", "ad_hf")
     hub.save_card(hub.keep_edits(card, local, fixed), path)
-    local = hub.load_card(path)
-    patterns = ("*.json", "model*.safetensors", "*_ad.py", STATE, FIGURE)
+    kept = hub.load_card(path)
     files: dict[str, Path | bytes] = {
-        file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()
+        file.name: file
+        for pattern in (*ALWAYS, *SOMETIMES)
+        for file in sorted(folder.glob(pattern))
+        if file.is_file()
     }
     if results:
         files[RESULTS] = results.encode()
@@ -359,11 +401,11 @@ def push_model(folder: Path, to: Destination) -> str:
         to.repo_id,
         "model",
         files,
-        lambda theirs: hub.keep_edits(card, hub.card_to_keep(local, theirs, to.overwrite_card), fixed),
+        lambda theirs: hub.keep_edits(kept, None if to.overwrite_card else theirs, fixed, card),
         f"Add {recipe['name']}, {run.get('update', '?')} updates",
         to.private,
         to.revision,
-        delete=(STATE, PROGRESS, "*.safetensors", "*.bin", RESULTS),
+        delete=(*SOMETIMES, RESULTS, "pytorch_model*.bin"),
     )
 
 
@@ -412,29 +454,36 @@ def train_expert_distillation(
 ) -> None:
     """Train expert distillation for comparison: the same recipe on the last part of the same histories.
 
+    What is in `output` is used if it was trained like that.
+
     Raises:
-        ValueError: if the histories the recipe was trained on are gone.
-        HubError: if they cannot be fetched.
+        ValueError: if `output` holds expert distillation of other histories or with other settings.
+        HubError: if the histories the recipe was trained on are gone, or cannot be fetched.
     """
-    dataset = recipe.dataset or ""
-    if not Path(dataset).exists() and not hub.is_reference(dataset):
-        raise ValueError(
-            f"the histories in {recipe.dataset} are gone, so expert distillation cannot be trained: --no-ed"
-        )
-    run_train(dataclasses.replace(recipe, objective="ed"), dataset, output, resume=True, on_update=on_update)
+    if (output / "config.json").is_file():
+        there = load_recipe(str(output))
+        if (there.dataset, there.model, there.train) != (recipe.dataset, recipe.model, recipe.train):
+            raise ValueError(f"{output} holds expert distillation trained otherwise: choose another --output")
+        return
+    if recipe.dataset is None:
+        raise hub.HubError("its recipe names no histories")
+    expert = dataclasses.replace(recipe, objective="ed")
+    run_train(expert, recipe.dataset, output, resume=True, on_update=on_update)
 
 
 def load_evaluation(checkpoint: str) -> dict[str, Any]:
     """The report that `ad-hf evaluate` left in a folder, or that a repository holds.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it is none of ours.
         HubError: if there is no such folder or repository.
     """
     path = hub.folder_of(checkpoint) / EVALUATION
     if not path.exists():
         raise ValueError(f"{checkpoint} has not been evaluated: run `ad-hf evaluate {checkpoint}` first")
-    return _read_json(path)
+    report = _read_json(path)
+    check_report(report, f"the {EVALUATION} in {checkpoint}")
+    return report
 
 
 def load_task(checkpoint: str, params: Mapping[str, Any] | None) -> Task:
@@ -460,18 +509,21 @@ def _as_collected(recipe: Recipe) -> Recipe:
     about = configs_of(read_card(folder, name)).get(recipe.family["name"])
     if about is None:
         return recipe
-    family = about["task_family"]
+    names = [setting.name for setting in dataclasses.fields(CollectSettings)]
+    try:
+        family, collect = dict(about["task_family"]), {name: about[name] for name in names}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the card of {name} does not say how its histories were collected") from error
     for option, value in recipe.family.items():
         if value != family.get(option):
             raise ValueError(f"{name} was collected with family.{option}={family.get(option)}, not {value}")
-    collect = {setting.name: about[setting.name] for setting in dataclasses.fields(CollectSettings)}
-    return dataclasses.replace(recipe, family=family, collect=CollectSettings(**collect))
+    return dataclasses.replace(recipe, family=family, collect=_build(CollectSettings, collect, "collect"))
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): it was cut short or edited") from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,34 @@ AGENTS = {
     "ed": ("expert distillation", "#b0607c"),
     "ad": ("algorithm distillation", "#1f6fb4"),
 }
+
+
+def check_report(report: Any, place: str) -> None:
+    """Refuse what is no report of `ad_hf.evaluation.evaluate`: it may come from somebody else.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        protocol, agents = report["protocol"], report["agents"]
+        curves = [agent[key] for agent in agents.values() for key in ("return_per_episode", "low", "high")]
+        optimum = [] if report["optimum"] is None else [report["optimum"]]
+        numbers = list(itertools.chain(*curves, report["source_history"], optimum))
+        is_whole = (
+            re.fullmatch(r"[\w./:-]+", report["environment"])
+            and {len(curve) for curve in curves} == {protocol["num_episodes"]}
+            and all(type(number) in (int, float) for number in numbers)
+            and np.isfinite(np.array(numbers, dtype=float)).all()
+            and {"ad", "source"} <= agents.keys()
+            and isinstance(protocol["test_tasks"], list)
+            and isinstance(protocol["rollouts_per_task"], int)
+            and all("ad" in protocol[name] for name in ("parameters", "actions"))
+            and {"settings"} <= protocol["source"].keys()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{place} is no report of `ad-hf evaluate`: run it again")
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
@@ -118,6 +148,7 @@ def _markdown(rows: list[list[str]]) -> list[str]:
 
 def model_card(
     repo_id: str,
+    revision: str | None,
     recipe: dict[str, Any],
     run: dict[str, Any],
     report: dict[str, Any] | None,
@@ -127,12 +158,14 @@ def model_card(
 
     Args:
         repo_id: `org/name`.
+        revision: the branch it is on; None is main.
         recipe: recipe.json.
         run: training.json; empty if there is none.
         report: evaluation.json; None if it was not evaluated.
         config: config.json.
     """
     dataset = recipe["dataset"] if is_reference(recipe["dataset"] or "") else None
+    dataset_id, dataset_revision = split_reference(dataset) if dataset else (None, None)
     family = recipe["family"]
     results, entries = [], []
     if report is not None:
@@ -143,24 +176,25 @@ def model_card(
             EvalResult(
                 task_type="reinforcement-learning",
                 task_name="in-context reinforcement learning",
-                dataset_type=dataset or report["environment"],
+                dataset_type=dataset_id or report["environment"],
                 dataset_name=report["environment"],
                 dataset_config=family["name"],
                 dataset_split="test",
+                dataset_revision=dataset_revision,
                 metric_type="mean_return",
                 metric_name=name,
                 metric_value=value,
             )
         ]
-        if dataset is not None:  # the Hub knows benchmarks by the id of a dataset
-            entries = [EvalResultEntry(split_reference(dataset)[0], family["name"], value, notes=name)]
+        if dataset_id is not None:  # the Hub knows benchmarks by the id of a dataset
+            entries = [EvalResultEntry(dataset_id, family["name"], value, notes=name)]
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="reinforcement-learning",
         tags=[TAG, "in-context-reinforcement-learning", family["name"]],
-        datasets=[split_reference(dataset)[0]] if dataset else None,
-        model_name=repo_id.partition("/")[2],
+        datasets=[dataset_id] if dataset_id else None,
+        model_name=repo_id.partition("/")[2] if results else None,
         eval_results=results or None,
     )
     options = {key: value for key, value in family.items() if key != "name" and value is not None}
@@ -169,6 +203,8 @@ def model_card(
         "model_card.md",
         metadata,
         repo_id=repo_id,
+        revision=revision,
+        reference=f"{repo_id}@{revision}" if revision else repo_id,
         recipe=recipe,
         run=run,
         report=report,
@@ -176,6 +212,7 @@ def model_card(
         family=", ".join([f'"{family["name"]}"', *(f"{key}={value!r}" for key, value in options.items())]),
         observation=[0] * components if components else 0,
         dataset=dataset,
+        dataset_argument=shlex.quote(str(recipe["dataset"])),
         rows=_markdown(summary_rows(report)) if report else [],
         pace=_pace(report) if report and report["optimum"] is not None else [],
     )

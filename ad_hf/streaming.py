@@ -1,31 +1,36 @@
 """Streaming: learning histories read as they are needed, for datasets larger than memory or disk.
 
-The order in which a process reads them follows from the seed, its number and the number of processes, and a
-small position says where in it to go on.
+A process reads them in an order that follows from the seed, its number and the number of processes. A
+*position* says where in it to go on; it is JSON: the epoch, the turns of it that are over, and for each lane
+the shard and the row in it that come next.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import itertools
 import logging
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import constants
 
 from ad_hf import hub
 from ad_hf.dataset import COLUMNS, check_columns, check_shards, read_card, to_histories
-from ad_hf.histories import Histories, concatenate
+from ad_hf.histories import Histories, concatenate, without_first
 
 LANES = 8  # shards read side by side, so that neighbours in a pool come from distant tasks
+EPISODES = 1000  # decoded at once; a row group can hold more than memory
+EXCHANGES = 16  # a pool is exchanged in so many parts
+START: dict[str, Any] = {"epoch": 0, "turn": 0, "lanes": []}  # the position of the first history
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +40,7 @@ class HistoryStream:
     """A split of a dataset that stays where it is.
 
     Args:
-        name: what it is, down to the commit; another name is another dataset.
+        name: what it is; another name is another dataset.
         files: the shards, as paths or as `datasets/org/name@commit/file` on the Hub.
         remote: whether they are on the Hub.
         prepare: applied to every history read.
@@ -47,100 +52,117 @@ class HistoryStream:
     prepare: Callable[[Histories], Histories] = lambda histories: histories
 
     def read(
-        self, seed: int, process: int, num_processes: int, position: dict[str, Any] | None = None
-    ) -> Iterator[tuple[Histories, dict[str, Any], dict[str, Any]]]:
-        """Histories without end, one at a time, each with its position and that of the next.
+        self, seed: int, process: int = 0, num_processes: int = 1, position: dict[str, Any] = START
+    ) -> Generator[tuple[Histories, dict[str, Any]]]:
+        """Histories without end, one at a time, each with the position behind it.
 
         In an epoch every history is read once, by one of the processes: they share the shards, and only where
-        there are more processes than shards the histories of a shard.
+        there are more processes than shards they take turns at the histories of one.
 
         Args:
             seed: of the order of the shards, another in every epoch.
             process: which share to read.
             num_processes: how many shares there are.
-            position: where to go on; None is the beginning.
+            position: where to go on.
 
         Raises:
-            ValueError: if a shard is damaged or holds something else, or this process is left without any.
-            HubError: if the Hub cannot be reached.
+            ValueError: if a file holds something else than learning histories, or one on this machine is
+                damaged.
+            HubError: if a file cannot be fetched, or what arrives is damaged.
         """
-        at: dict[str, Any] = copy.deepcopy(position) if position else {"epoch": 0, "turn": 0, "lanes": []}
         groups = min(num_processes, len(self.files))
-        sharers = len(range(process % groups, num_processes, groups))
+        group, sharer = process % groups, process // groups
+        sharers = len(range(group, num_processes, groups))
+        epoch, turn, places = position["epoch"], position["turn"], list(position["lanes"])
         while True:
-            order = np.random.default_rng((seed, at["epoch"])).permutation(len(self.files))
-            files = [self.files[number] for number in order[process % groups :: groups]]
-            num_lanes = min(LANES, len(files))
-            at["lanes"] = at["lanes"] or [[0, 0] for _ in range(num_lanes)]
-            lanes = [self._lane(files[n::num_lanes], *at["lanes"][n]) for n in range(num_lanes)]
-            idle = taken = 0
-            while idle < num_lanes:
-                turn, before = at["turn"], copy.deepcopy(at)
-                found = next(lanes[turn % num_lanes], None)
-                at["turn"] += 1
+            order = np.random.default_rng((seed, epoch)).permutation(len(self.files))
+            files = [self.files[number] for number in order[group::groups]]
+            places = places or [[0, 0]] * min(LANES, len(files))
+            lanes = [self._lane(files[n :: len(places)], *place) for n, place in enumerate(places)]
+            ended: set[int] = set()
+            while len(ended) < len(lanes):
+                lane = turn % len(lanes)
+                turn += 1
+                found = next(lanes[lane], None)
                 if found is None:
-                    idle += 1
+                    ended.add(lane)
                     continue
-                idle, (histories, at["lanes"][turn % num_lanes]) = 0, found
-                if turn % sharers == process // groups:
-                    taken += 1
-                    yield self.prepare(histories), before, copy.deepcopy(at)
-            if not taken and not position:
-                raise ValueError(
-                    f"{self.name} has too few histories for {num_processes} processes: use fewer of them"
-                )
-            at, position = {"epoch": at["epoch"] + 1, "turn": 0, "lanes": []}, None
+                histories, places[lane] = found
+                if (turn + epoch) % sharers == sharer:  # another share in every epoch, if shards are small
+                    yield self.prepare(histories), {"epoch": epoch, "turn": turn, "lanes": places.copy()}
+            epoch, turn, places = epoch + 1, 0, []
 
     def _lane(self, files: list[str], first: int, row: int) -> Iterator[tuple[Histories, list[int]]]:
-        """The histories of some shards from a row of one on, each with the file and the row behind it."""
-        for number in range(first, len(files)):
-            with self._open(files[number]) as content:
-                for histories, behind in _read_file(content, files[number], row):
-                    yield histories, [number, behind]
+        """The histories of some shards from a row of one on, each with the place behind it."""
+        for number, file in enumerate(files[first:], first):
+            for histories, behind in self._read_file(file, row):
+                yield histories, [number, behind]
             row = 0
 
-    def _open(self, file: str) -> BinaryIO:
-        return hub.open_remote(file) if self.remote else open(file, "rb")
+    def _read_file(self, file: str, row: int) -> Iterator[tuple[Histories, int]]:
+        """The histories of a shard from a row on, each with the row behind it."""
+        parts: list[pa.RecordBatch] = []  # of one history, which a batch may have cut in two
 
+        def whole() -> Histories:
+            with self._in_one_line(file) as name:
+                histories = to_histories(pa.Table.from_batches(parts), name)
+            return concatenate([histories])  # a copy, for a view would keep the whole batch in memory
 
-def _read_file(content: BinaryIO, name: str, row: int) -> Iterator[tuple[Histories, int]]:
-    """The histories of a shard from a row on, each with the row behind it; a row group at a time."""
-    with _reading(name):
-        file = pq.ParquetFile(content)
-    check_columns(file.schema_arrow.names, name)
-    first = 0  # row of the row group
-    parts: list[pa.Table] = []  # of the history that the last row group may have cut in two
-
-    def whole() -> Histories:
-        # Concatenated once more, for a view of a row group would keep all of it in memory.
-        return concatenate([to_histories(pa.concat_tables(parts), name)])
-
-    for number in range(file.metadata.num_row_groups):
-        rows = file.metadata.row_group(number).num_rows
-        if first + rows > row:
-            with _reading(name):
-                table = file.read_row_group(number, columns=list(COLUMNS)).slice(max(row - first, 0))
-            history_id = table.column("history_id").to_numpy()
-            borders = [0, *(np.flatnonzero(np.diff(history_id)) + 1), len(table)]
-            for start, end in itertools.pairwise(borders):
-                if parts and parts[-1].column("history_id")[-1].as_py() != history_id[start]:
-                    yield whole(), int(max(first, row) + start)
+        for rows in self._read_rows(file, row):
+            history_id = rows["history_id"].to_numpy(zero_copy_only=False)
+            borders = [0, *(np.flatnonzero(np.diff(history_id)) + 1), len(rows)]
+            for start, end in pairwise(borders):
+                if parts and parts[-1]["history_id"][-1].as_py() != history_id[start]:
+                    yield whole(), row
                     parts.clear()
-                parts.append(table.slice(start, end - start))
-        first += rows
-    if parts:
-        yield whole(), first
+                parts.append(rows.slice(start, end - start))
+                row += int(end - start)
+        if parts:
+            yield whole(), row
 
+    def _read_rows(self, file: str, row: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a shard from one on."""
+        with self._in_one_line(file):
+            content = self._open(file)
+        with content:
+            with self._in_one_line(file) as name:
+                # Buffered beforehand, the rest of the file would be fetched at once.
+                parquet = pq.ParquetFile(content, pre_buffer=False, page_checksum_verification=True)
+                check_columns(parquet.schema_arrow.names, name)
+                if not pa.types.is_integer(kind := parquet.schema_arrow.field("history_id").type):
+                    raise ValueError(f"history_id in {name} has to hold integers, but holds {kind}")
+                if not parquet.metadata.num_rows:
+                    raise ValueError(f"{name} holds no episodes")
+            sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+            ends = np.cumsum(sizes)
+            first = int(np.searchsorted(ends, row, side="right"))  # the row group that holds the row
+            skip = row - int(ends[first - 1]) if first else row
+            groups = list(range(first, len(sizes)))
+            batches = parquet.iter_batches(EPISODES, groups, list(COLUMNS), use_threads=False)
+            while True:
+                with self._in_one_line(file):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                if skip < len(batch):
+                    yield batch.slice(skip)
+                skip = max(skip - len(batch), 0)
 
-@contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
-    try:
-        with hub.in_one_line(name):
-            yield
-    except hub.HubError as error:
-        if isinstance(error.__cause__, pa.ArrowException):
-            raise ValueError(f"{error}: it is truncated, damaged or not Parquet") from error
-        raise
+    def _open(self, file: str) -> BinaryIO:
+        return hub.open_remote(file) if self.remote else Path(file).open("rb")
+
+    @contextlib.contextmanager
+    def _in_one_line(self, file: str) -> Iterator[str]:
+        """Say what is wrong with a file that cannot be read; what to call it, where more can be wrong."""
+        name = "it" if self.remote else file  # what the Hub's are about stands before all messages
+        with hub.in_one_line(file) if self.remote else contextlib.nullcontext():
+            try:
+                yield name
+            except (pa.ArrowException, OSError) as error:
+                # What Arrow finds wrong comes as one of its exceptions, or as a bare OSError.
+                if isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None):
+                    raise ValueError(f"{name} is truncated, damaged or not Parquet: get it anew") from error
+                raise
 
 
 def open_stream(path: str, config: str, split: str = "train") -> HistoryStream:
@@ -158,9 +180,16 @@ def open_stream(path: str, config: str, split: str = "train") -> HistoryStream:
     if Path(path).is_dir():
         read_card(Path(path), path)
         found = [(str(file), file.name) for file in sorted((Path(path) / config).glob("*.parquet"))]
-        return HistoryStream(path, tuple(check_shards(found, split, f"{path}/{config}")), False)
+        files = check_shards(found, split, f"{path}/{config}")
+        size = sum(Path(file).stat().st_size for file in files)  # wherever the folder is moved
+        return HistoryStream(f"{config}, {len(files)} files of {size} bytes", tuple(files), False)
+    if constants.HF_HUB_OFFLINE:
+        raise hub.HubError(
+            f"{path} cannot be streamed with HF_HUB_OFFLINE=1: unset it, or use the cache without --streaming"
+        )
     place, names = hub.list_files(path, "dataset")
-    read_card(hub.fetch(f"{place.removeprefix('datasets/')}", "dataset", ("README.md",)), path)
+    if "README.md" in names:
+        read_card(hub.fetch(place.removeprefix("datasets/"), "dataset", ("README.md",)), path)
     folder = f"{config}/"
     found = [
         (f"{place}/{name}", name.removeprefix(folder))
@@ -173,16 +202,23 @@ def open_stream(path: str, config: str, split: str = "train") -> HistoryStream:
 class HistoryPool:
     """The histories in memory while streaming: always the same number, the oldest exchanged now and then.
 
+    The next ones are read ahead in a thread; close the pool to be rid of it.
+
     Args:
         stream: where they come from.
         size: how many there are.
         seed: of the order they come in.
         process: which share of the stream is read.
         num_processes: how many shares there are.
-        position: what `position` was, to go on from there.
+        position: the `position` of an earlier pool, to go on from there.
+
+    Attributes:
+        histories: those in memory.
+        position: of the oldest of them in the stream; a pool made there is the same.
 
     Raises:
-        ValueError, HubError: if they cannot be read.
+        ValueError: as `HistoryStream.read`.
+        HubError: as `HistoryStream.read`.
     """
 
     def __init__(
@@ -192,37 +228,60 @@ class HistoryPool:
         seed: int,
         process: int = 0,
         num_processes: int = 1,
-        position: dict[str, Any] | None = None,
+        position: dict[str, Any] = START,
     ) -> None:
-        self._open: Callable[..., Any] = lambda at: stream.read(seed, process, num_processes, at)
+        self._open = lambda at: stream.read(seed, process, num_processes, at)
+        self._number = size // EXCHANGES
+        self._failing = False
         self._reader = self._open(position)
-        self._held = deque(itertools.islice(self._reader, size))
-        self._worker = ThreadPoolExecutor(1)
-        self._coming: Future | None = None
-        self.histories = concatenate([histories for histories, _, _ in self._held])
+        read = list(islice(self._reader, size))
+        self.histories = concatenate([histories for histories, _ in read])
+        self.position = position
+        self._behind = deque(behind for _, behind in read)  # the position behind each history
+        self._coming = self._read_ahead()
 
-    @property
-    def position(self) -> dict[str, Any]:
-        """Where the stream stood before the oldest history here was read."""
-        return self._held[0][1]
+    def exchange(self) -> None:
+        """Put the next histories, a 16th of all, in the place of the oldest.
 
-    def exchange(self, number: int) -> None:
-        """Put the next histories in the place of the oldest, and begin to read those after them.
+        While they cannot be read, those that are here stay, and one line is logged. The first time this waits
+        for the Hub to answer, then it does not any more.
 
-        If they cannot be read, those that are here stay: training goes on, and the next exchange tries again.
+        Raises:
+            ValueError: if what comes next is damaged, or not to be trained on.
         """
-        coming = self._coming or self._worker.submit(self._read, number)
         try:
-            new = coming.result()
-        except (OSError, ValueError) as error:
-            logger.warning("%s; training goes on with the histories at hand", error)
-            self._reader, self._coming = self._open(self._held[-1][2]), None
+            read = self._coming.result(timeout=0 if self._failing else hub.PATIENCE)
+        except OSError as error:  # a timeout is one too
+            if not self._failing:
+                reason = str(error) or f"nothing was read in {hub.PATIENCE:.0f} seconds"
+                logger.warning("%s; training goes on with the histories at hand until it can be read", reason)
+            self._failing = True
+            if self._coming.done():
+                self._reader = self._open(self._behind[-1])
+                self._coming = self._read_ahead()
             return
-        self._coming = self._worker.submit(self._read, number)
-        for history in new:
-            self._held.popleft()
-            self._held.append(history)
-        self.histories = concatenate([histories for histories, _, _ in self._held])
+        self._failing = False
+        self._coming = self._read_ahead()
+        kept = without_first(self.histories, self._number)
+        self.histories = concatenate([kept, *(histories for histories, _ in read)])
+        for _, behind in read:
+            self.position = self._behind.popleft()
+            self._behind.append(behind)
 
-    def _read(self, number: int) -> list[tuple[Histories, dict[str, Any], dict[str, Any]]]:
-        return list(itertools.islice(self._reader, number))
+    def _read_ahead(self) -> Future[list[tuple[Histories, dict[str, Any]]]]:
+        coming: Future[list[tuple[Histories, dict[str, Any]]]] = Future()
+
+        def read() -> None:
+            try:
+                coming.set_result(list(islice(self._reader, self._number)))
+            except BaseException as error:
+                coming.set_exception(error)
+
+        # Not an executor's thread, for which Python would wait at its end as long as the Hub is silent.
+        threading.Thread(target=read, daemon=True).start()
+        return coming
+
+    def close(self) -> None:
+        """Wait a moment for what is being read, and close the files."""
+        if wait([self._coming], timeout=2).done:
+            self._reader.close()

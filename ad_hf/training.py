@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import platform
@@ -27,7 +28,7 @@ from ad_hf import __version__
 from ad_hf.evaluation import in_context_returns
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
-from ad_hf.streaming import HistoryPool, HistoryStream
+from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import TaskFamily
 from ad_hf.windows import WindowSettings, check_length, pooled_window_batches, window_batches
 
@@ -116,8 +117,8 @@ def train(
 ) -> ADModel:
     """Train a model to predict the next action of learning histories.
 
-    Every update is a function of the seed and its number, so a resumed run repeats an uninterrupted one: bit
-    for bit on one process.
+    Every update is a function of the seed and its number, and of the number of processes where histories are
+    streamed, so a resumed run repeats an uninterrupted one: bit for bit on one process.
 
     Args:
         histories: to train on; a stream where they do not fit into memory.
@@ -138,7 +139,7 @@ def train(
     Raises:
         ValueError: if `output` holds another run, windows do not fit the histories or the processes, or a
             tracker is not installed.
-        HubError: if a stream's first histories cannot be fetched.
+        HubError: if the first histories of a stream cannot be fetched; later ones are waited for.
     """
     if isinstance(histories, Histories):
         check_length(histories, config.context_length)
@@ -172,42 +173,43 @@ def train(
         "ad-hf", {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | str)}
     )
 
-    clock, clocked = time.perf_counter(), first
-    for update in range(first + 1, settings.updates + 1):
-        loss = _update(accelerator, model, optimizer, next(batches), settings)
+    with contextlib.closing(pool) if pool is not None else contextlib.nullcontext():
+        clock, clocked = time.perf_counter(), first
+        for update in range(first + 1, settings.updates + 1):
+            loss = _update(accelerator, model, optimizer, next(batches), settings)
 
-        line: dict[str, Any] = {}
-        if update % settings.log_every == 0 or update == settings.updates:
-            now = time.perf_counter()
-            speed = (update - clocked) * settings.batch_size * config.context_length / (now - clock)
-            clock, clocked = now, update
-            line = {
-                "loss": accelerator.reduce(loss, "mean").item(),
-                "learning_rate": schedule.get_last_lr()[0],
-                "transitions_per_second": round(speed),
-            }
-        if family is not None and settings.evaluate_every and update % settings.evaluate_every == 0:
-            line |= _short_evaluation(accelerator, model, family, settings)
-            clock, clocked = time.perf_counter(), update
-        if line:
-            line = {"update": update, **line}
-            accelerator.log(line, step=update)
-            if accelerator.is_main_process:
-                _append_to_log(output / LOG, line)
-                on_update(line)
-        schedule.step()
-        due = settings.checkpoint_every and update % settings.checkpoint_every == 0
-        if due or update == settings.updates:
-            progress = {
-                "update": update,
-                "schedule": schedule.state_dict(),
-                "made_with": made_with,
-                "stream": gather_object([pool.position]) if pool is not None else [],
-            }
-            folder = checkpoints / f"update-{update:08d}"
-            _save_checkpoint(accelerator, folder, model, optimizer, progress, settings.keep_checkpoints)
-            if accelerator.is_main_process and update < settings.updates:
-                on_checkpoint(folder, _describe_run(update, settings, world))
+            line: dict[str, Any] = {}
+            if update % settings.log_every == 0 or update == settings.updates:
+                now = time.perf_counter()
+                speed = (update - clocked) * settings.batch_size * config.context_length / (now - clock)
+                clock, clocked = now, update
+                line = {
+                    "loss": accelerator.reduce(loss, "mean").item(),
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "transitions_per_second": round(speed),
+                }
+            if family is not None and settings.evaluate_every and update % settings.evaluate_every == 0:
+                line |= _short_evaluation(accelerator, model, family, settings)
+                clock, clocked = time.perf_counter(), update
+            if line:
+                line = {"update": update, **line}
+                accelerator.log(line, step=update)
+                if accelerator.is_main_process:
+                    _append_to_log(output / LOG, line)
+                    on_update(line)
+            schedule.step()
+            due = settings.checkpoint_every and update % settings.checkpoint_every == 0
+            if due or update == settings.updates:
+                progress = {
+                    "update": update,
+                    "schedule": schedule.state_dict(),
+                    "made_with": made_with,
+                    "stream": gather_object([pool.position]) if pool is not None else [],
+                }
+                folder = checkpoints / f"update-{update:08d}"
+                _save_checkpoint(accelerator, folder, model, optimizer, progress, settings.keep_checkpoints)
+                if accelerator.is_main_process and update < settings.updates:
+                    on_checkpoint(folder, _describe_run(update, settings, world))
     model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if accelerator.is_main_process:
         _put_model(model, output, recipe, _describe_run(settings.updates, settings, world))
@@ -251,7 +253,7 @@ def _batches(
     if isinstance(histories, Histories):
         return window_batches(histories, windows, *cut), None
     _, length, _, seed, _, rank, world = cut
-    position = positions[rank] if len(positions) == world else None
+    position = positions[rank] if len(positions) == world else START
     pool = HistoryPool(histories, windows.pool, seed, rank, world, position)
     check_length(pool.histories, length)
     return pooled_window_batches(pool, windows, *cut), pool
@@ -384,12 +386,12 @@ def _load_checkpoint(
         raise ValueError(
             f"the checkpoint {checkpoint} is damaged ({error}): remove it to resume from the one before"
         ) from error
-    for part, now in json.loads(json.dumps(made_with)).items():
-        then = progress["made_with"].get(part, {})
-        for name in sorted(now.keys() | then.keys()):
-            if now.get(name) != then.get(name) and name not in MAY_CHANGE:
+    made_now = json.loads(json.dumps(made_with))
+    for part, then in progress["made_with"].items():
+        for name, value in then.items():  # what is not there is newer than the checkpoint
+            if value != made_now[part].get(name) and name not in MAY_CHANGE:
                 raise ValueError(
-                    f"{checkpoint} was made with {part}.{name}={then.get(name)}, not {now.get(name)}: "
+                    f"{checkpoint} was made with {part}.{name}={value}, not {made_now[part].get(name)}: "
                     "resume with the same settings, or choose another --output"
                 )
     model.load_state_dict(weights)
@@ -456,5 +458,6 @@ def _describe_run(update: int, settings: TrainSettings, num_processes: int) -> d
 def _describe(histories: Histories | HistoryStream) -> dict[str, Any]:
     """What tells one dataset from another."""
     if isinstance(histories, HistoryStream):
-        return {"stream": histories.name, "shards": len(histories.files)}
-    return {"transitions": len(histories.action), "crc32": zlib.crc32(histories.action.tobytes())}
+        return {"stream": histories.name}
+    crc32 = zlib.crc32(histories.action.tobytes())
+    return {"stream": None, "transitions": len(histories.action), "crc32": crc32}

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 
 from ad_hf.histories import Histories
-from ad_hf.streaming import HistoryPool
-
-EXCHANGES = 16  # while streaming a 16th of the pool is exchanged every 16 updates
+from ad_hf.streaming import EXCHANGES, HistoryPool
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class WindowSettings:
         token_mask: probability that a transition is hidden from the decoder, which has to predict its action
             all the same (Laskin et al. 2022 use 0.3).
         expert_share: the last share of each history that ED, expert distillation, is trained on.
-        pool: histories in the memory of each process while streaming; windows are cut from them, and all are
-            exchanged in 256 updates.
+        pool: histories in the memory of each process while streaming. Windows are cut from them, and a 16th
+            of them is exchanged every 16 updates.
     """
 
     episode_stride: int = 1
@@ -219,7 +217,7 @@ def pooled_window_batches(
     update = first_update
     while True:
         if update and update % EXCHANGES == 0:
-            pool.exchange(settings.pool // EXCHANGES)
+            pool.exchange()
         check_length(pool.histories, length)
         rng = np.random.default_rng((seed, update, process))
         share = batch_size // num_processes

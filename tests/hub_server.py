@@ -125,6 +125,7 @@ class LocalHub(LocalServer):
             Route("tree", "GET", rf"{repo}/tree{revision}(?:/(?P<path>.*))?", self._tree),
             Route("paths-info", "POST", rf"{repo}/paths-info{revision}", self._paths_info),
             Route("info", "GET", rf"{repo}(?:/revision{revision})?", self._info),
+            Route("auth-check", "GET", rf"{repo}/auth-check(?P<write>/write)?", self._auth_check),
             Route("resolve", "GET", rf"{page}/resolve{revision}/(?P<path>.*)", self._resolve),
             Route("preupload", "POST", rf"{repo}/preupload{revision}", self._preupload),
             Route("lfs-batch", "POST", rf"{page}\.git/info/lfs/objects/batch", self._lfs_batch),
@@ -346,6 +347,10 @@ class LocalHub(LocalServer):
         repo = self._repo(request)
         about = repo.describe(self._head(request, repo), details=request.flag("blobs"))
         return answer_json(pick(about, {"id", *request.query.get("expand", about)}))
+
+    def _auth_check(self, request: Request) -> Answer:
+        self._repo(request, "write" if request.args["write"] else "read")
+        return Answer()
 
     def _refs(self, request: Request) -> Answer:
         return answer_json(self._repo(request).refs())

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from ad_hf.cli import app
 
-COMMANDS = ("collect", "train", "evaluate", "report", "generate")
+COMMANDS = ("collect", "train", "evaluate", "report", "generate", "push", "pull", "list", "env")
 TRAIN = ("train", "dark-room", "--dataset")
 
 
@@ -67,7 +67,7 @@ def test_help_ends_with_examples_that_can_be_copied(command: str) -> None:
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     assert lines
     for line in lines:  # a command that wraps would continue here
-        assert line.startswith((f"ad-hf {command} ", f"accelerate launch -m ad_hf {command} ")), line
+        assert f"{line} ".startswith((f"ad-hf {command} ", f"accelerate launch -m ad_hf {command} ")), line
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -204,7 +204,10 @@ BAD: dict[str, tuple[list[str], str]] = {  # {dataset}, {model} and {output} are
         ["collect", "dark-room", "--seed", "5", "--output", "{dataset}"],
         "choose another --output",
     ),
-    "no dataset": ([*TRAIN, "/nowhere", "--output", "{output}"], "/nowhere is neither a folder nor"),
+    "no dataset": (
+        [*TRAIN, "/nowhere", "--output", "{output}"],
+        "there is no folder /nowhere, and no repository",
+    ),
     "empty dataset": ([*TRAIN, "{empty}", "--output", "{output}"], "holds no Parquet files"),
     "window": (
         [*TRAIN, "{dataset}", "--output", "{output}", "--context-length", "241"],
@@ -236,7 +239,10 @@ BAD: dict[str, tuple[list[str], str]] = {  # {dataset}, {model} and {output} are
         "'train.updates' is not of the form",
     ),
     "no checkpoint": (["evaluate", "/nowhere"], "'/nowhere' is neither"),
-    "no expert": (["evaluate", "{model}", "--ed", "/nowhere"], "/nowhere holds no checkpoint"),
+    "no expert": (
+        ["evaluate", "{model}", "--ed", "/nowhere"],
+        "there is no folder /nowhere, and no repository",
+    ),
     "no rollouts": (
         ["evaluate", "{model}", "--rollouts-per-task", "0"],
         "rollouts_per_task is 0, but must be at least 1",
@@ -257,6 +263,35 @@ BAD: dict[str, tuple[list[str], str]] = {  # {dataset}, {model} and {output} are
         ["generate", "{model}", "--task", '{"gaol": [1, 1]}'],
         "cannot be made with {'gaol': [1, 1]}",
     ),
+    "nowhere to push": (
+        [*TRAIN, "{dataset}", "--output", "{output}", "--push-to-hub"],
+        "--push-to-hub needs --hub-model-id, for example",
+    ),
+    "place without push": (
+        [*TRAIN, "{dataset}", "--output", "{output}", "--hub-model-id", "org/model"],
+        "--revision and --overwrite-card need --push-to-hub",
+    ),
+    "pushes without push": (
+        [*TRAIN, "{dataset}", "--output", "{output}", "--push-every", "2"],
+        "--push-every, --private, --revision and --overwrite-card need --push-to-hub",
+    ),
+    "private without push": (
+        ["collect", "dark-room", "--output", "{output}", "--private"],
+        "--private, --revision and --overwrite-card need --push-to-hub",
+    ),
+    "no repository's name": (
+        [*TRAIN, "{dataset}", "--output", "{output}", "--push-to-hub", "--hub-model-id", "model"],
+        "'model' is not a repository, which looks like org/name",
+    ),
+    "no repository to pull": (["pull", "model"], "'model' is not a repository, which looks like org/name"),
+    "revision to pull": (["pull", "org/model@../../x"], "is not a repository, which looks like org/name"),
+    "type to pull": (["pull", "org/model", "--type", "space"], "--type is 'space', but must be model or"),
+    "nothing to push": (["push", "{empty}", "org/model"], "holds no learning histories"),
+    "unfinished": (["push", "{unfinished}", "org/model"], "has not ended: go on with `ad-hf train --resume`"),
+    "no folder to push": (["push", "/nowhere", "org/model"], "there is no folder /nowhere"),
+    "nothing to resume": (["train", "/nowhere", "--resume"], "'/nowhere' is neither"),
+    "no dataset named": (["train", "dark-room", "--output", "{output}"], "name them with --dataset"),
+    "no folder named": (["train", "dark-room", "--dataset", "{dataset}"], "with --output, for example"),
     "other room": (
         ["generate", "{model}", "--task", '{"size": 17, "goal": [1, 1]}'],
         "the environment's observation space is",
@@ -273,8 +308,10 @@ def test_what_goes_wrong_is_said_in_one_line(
         "model": model,
         "output": tmp_path / "output",
         "empty": tmp_path / "e",
+        "unfinished": tmp_path / "u",
     }
     folders["empty"].mkdir()
+    (folders["unfinished"] / "checkpoints").mkdir(parents=True)
     before = contents(dataset_folder), contents(model)
     arguments, message = BAD[kind]
     for name, folder in folders.items():
@@ -335,12 +372,28 @@ def test_a_model_for_other_actions_is_refused(model: Path) -> None:
         assert line.startswith("ad-hf: the environment's action space is {'type': 'Discrete', 'n': 5}")
 
 
-def test_expert_distillation_without_the_histories_is_refused(model: Path) -> None:
-    recipe = json.loads((model / "recipe.json").read_text()) | {"dataset": "/nowhere/histories"}
+@pytest.mark.parametrize("dataset", ["/nowhere/histories", None])
+def test_without_the_histories_a_model_is_judged_without_expert_distillation(
+    dataset: str | None, model: Path
+) -> None:
+    recipe = json.loads((model / "recipe.json").read_text()) | {"dataset": dataset}
+    (model / "recipe.json").write_text(json.dumps(recipe))
+    result = invoke("evaluate", model, "--json")
+    assert result.exit_code == 0
+    said, _ = result.stderr.splitlines()
+    assert said.startswith("ad-hf: without expert distillation, for the histories to train it on are gone: ")
+    assert str(dataset or "names no histories") in said
+    assert json.loads(result.stdout)["agents"].keys() == {"ad", "source", "random", "posterior_sampling"}
+    assert not (model / "ed").exists()
+
+
+def test_expert_distillation_of_another_model_is_not_compared_with(model: Path) -> None:
+    assert invoke("evaluate", model).exit_code == 0
+    recipe = json.loads((model / "recipe.json").read_text())
+    recipe["train"]["seed"] = 1
     (model / "recipe.json").write_text(json.dumps(recipe))
     line = assert_one_line(invoke("evaluate", model))
-    assert "the histories in /nowhere/histories are gone" in line
-    assert "--no-ed" in line
+    assert f"{model / 'ed'} holds expert distillation trained otherwise: choose another --output" in line
 
 
 def raising(error: Exception) -> Callable[..., NoReturn]:

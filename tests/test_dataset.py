@@ -1,10 +1,10 @@
-"""The dataset: a folder that says how it was made, survives interruption, and gives back what was put in."""
+"""The dataset: what was put into a folder comes back, and what is no learning histories is refused."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,19 +14,24 @@ from typing import Any
 
 import datasets
 import numpy as np
+import psutil  # comes with accelerate
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hub_server import LocalHub
+from huggingface_hub import RepoCard
 
 from ad_hf import collection
-from ad_hf.collection import CollectSettings, Shard, collect_dataset, plan_shards, write_shard
-from ad_hf.dataset import COLUMNS, load_histories
+from ad_hf.collection import CollectSettings, Shard, collect_dataset, write_shard
+from ad_hf.dataset import COLUMNS, add_to_card, configs_of, load_histories, publish
 from ad_hf.histories import Histories
-from ad_hf.tasks import Task, TaskFamily, load_task_family
+from ad_hf.hub import HubError, load_card
+from ad_hf.tasks import Task, load_task_family
 
 FAMILY = load_task_family("dark-room")  # 65 tasks to train on, 16 to test
 SETTINGS = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=24)  # 4 lockstep runs, 32 shards
+VERSION_1_0 = Path(__file__).with_name("dataset_card_1.0.md")  # of the same collection
 FIELDS = [name for name in Histories.__dataclass_fields__ if name != "tasks"]
 
 
@@ -44,14 +49,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(output: Path, tmp_path: Path) -> Path:
     """A finished collection, to be changed."""
-    for file in contents(output):
-        (tmp_path / "histories" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "histories" / file).write_bytes(contents(output)[file])
-    return tmp_path / "histories"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return shutil.copytree(output, tmp_path / "histories")
 
 
 def shards_of(output: Path, split: str = "*") -> list[Path]:
@@ -63,10 +61,6 @@ def assert_same(ours: Histories, theirs: Histories) -> None:
         assert getattr(ours, name).dtype == getattr(theirs, name).dtype, name
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
     assert ours.tasks == theirs.tasks
-
-
-def rows_of(output: Path, split: str) -> pa.Table:
-    return pa.concat_tables(pq.read_table(shard) for shard in shards_of(output, split))
 
 
 def refusal(action: Callable[[], Any]) -> str:
@@ -146,16 +140,6 @@ def test_folders_of_the_same_name_are_not_mistaken_for_each_other(tmp_path: Path
     assert loaded == by_datasets
 
 
-def test_a_dataset_on_the_hub_is_read_like_a_folder(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download = datasets.load_dataset(str(output), "dark-room", split="train")
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, config, split: download)
-    assert_same(load_histories("org/histories", "dark-room"), load_histories(str(output), "dark-room"))
-    foreign = download.remove_columns(["action", "reward"])
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, config, split: foreign)
-    told = refusal(lambda: load_histories("org/histories", "dark-room"))
-    assert told == "org/histories does not hold learning histories: it lacks the columns action, reward"
-
-
 def counting_histories(observation: np.ndarray, action: np.ndarray) -> Histories:
     """Three histories of 2, 3 and 1 ragged episodes; the reward is the number of the step."""
     return Histories(
@@ -221,207 +205,6 @@ def test_rows_say_where_they_belong(tmp_path: Path) -> None:
     assert rows["task_id"] == [histories.tasks[n].id for n in (0, 0, 1, 1, 1, 2)]
 
 
-# The plan
-
-
-@pytest.mark.parametrize("lockstep", [1, 5, 8, 24, 100, 512])
-@pytest.mark.parametrize("learners_per_task", [1, 3, 10])
-def test_a_plan_gives_every_learner_one_place_in_order_and_no_run_too_many(
-    learners_per_task: int, lockstep: int
-) -> None:
-    settings = CollectSettings(learners_per_task=learners_per_task, lockstep=lockstep)
-    runs = plan_shards(Path("x"), FAMILY, settings)
-    shards = [shard for run in runs for shard in run]
-    assert max(sum(len(shard.tasks) for shard in run) for run in runs) <= lockstep
-    places = [place for s in shards for place in zip(s.history_ids, s.tasks, s.streams, strict=True)]
-    learners = [
-        (task, n) for split in FAMILY.splits for task in FAMILY[split] for n in range(learners_per_task)
-    ]
-    assert places == [(history_id, *learner) for history_id, learner in enumerate(learners)]
-    for split in FAMILY.splits:
-        names = [shard.path.name for shard in shards if shard.path.name.startswith(split)]
-        assert names == [f"{split}-{n:05d}-of-{len(names):05d}.parquet" for n in range(len(names))]
-        assert len(names) % 8 == 0 or lockstep == 1
-
-
-def test_fewer_learners_than_eight_get_a_shard_each() -> None:
-    family = TaskFamily("tiny", {"train": FAMILY["train"][:3], "test": FAMILY["test"][:1]})
-    (run,) = plan_shards(Path("x"), family, CollectSettings(learners_per_task=2))
-    assert [shard.path.name.partition("-of-")[2] for shard in run] == ["00006.parquet"] * 6 + [
-        "00002.parquet"
-    ] * 2
-
-
-@pytest.mark.parametrize("setting", ["num_episodes", "learners_per_task", "lockstep"])
-def test_a_collection_of_nothing_is_refused(setting: str) -> None:
-    with pytest.raises(ValueError, match=f"{setting} is 0, but must be at least 1"):
-        CollectSettings(**{setting: 0})
-
-
-# Interruptions
-
-
-def test_the_same_settings_give_the_same_bytes(output: Path, tmp_path: Path) -> None:
-    assert contents(collected_in(tmp_path)) == contents(output)
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-import pyarrow.parquet as pq
-from ad_hf.collection import CollectSettings, collect_dataset
-from ad_hf.tasks import load_task_family
-
-write, written = pq.write_table, 0
-
-def write_and_die(table, file, **options):
-    global written
-    written += 1
-    if written == 11:
-        file.write(b"PAR1 and no more")
-        file.flush()
-        os.kill(os.getpid(), 9)
-    write(table, file, **options)
-
-pq.write_table = write_and_die
-settings = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=24)
-collect_dataset(Path(sys.argv[1]), load_task_family("dark-room"), settings)
-"""
-
-
-def test_a_killed_collection_keeps_whole_shards_and_ends_as_if_nothing_had_happened(
-    output: Path, tmp_path: Path
-) -> None:
-    killed = tmp_path / "histories"
-    assert subprocess.run([sys.executable, "-c", KILLED, str(killed)]).returncode == -9
-    whole, kept = contents(output), contents(killed)
-    shards = {name: data for name, data in kept.items() if name.endswith(".parquet")}
-    assert len(shards) == 10
-    assert shards.items() <= whole.items()
-    assert kept.keys() - shards.keys() == {"README.md", "dark-room/train-00010-of-00024.partial"}
-    assert "being collected; run the command below again" in (killed / "README.md").read_text()
-    message = refusal(lambda: load_histories(str(killed), "dark-room"))
-    assert "holds 10 train shards, but by their names there are 00024: run the same" in message
-    collected_in(tmp_path)
-    assert contents(killed) == whole
-
-
-def test_an_interruption_leaves_nothing_half_written(
-    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_table, seen = pq.write_table, []
-
-    def write_some(table: pa.Table, file: Any, **options: Any) -> None:
-        seen.append(table)
-        write_table(table, file, **options)
-        if len(seen) == 30:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(pq, "write_table", write_some)
-    with pytest.raises(KeyboardInterrupt):
-        collected_in(tmp_path)
-    kept = contents(tmp_path / "histories")
-    assert len([name for name in kept if name.endswith(".parquet")]) == 29
-    assert [name for name in kept if name.endswith(".partial")] == []
-    monkeypatch.undo()
-    assert contents(collected_in(tmp_path)) == contents(output)
-
-
-def test_only_runs_with_a_missing_shard_are_collected_again(
-    copy: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shards_of(copy, "test")[-1].unlink()
-    runs: list[int] = []
-    collect = collection.collect
-    monkeypatch.setattr(collection, "collect", lambda *args: runs.append(len(args[0])) or collect(*args))
-    collect_dataset(copy, FAMILY, SETTINGS)
-    assert len(runs) == 1
-    assert contents(copy) == contents(output)
-
-
-def test_a_finished_collection_is_left_alone_edits_of_its_card_included(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with (copy / "README.md").open("a") as card:
-        card.write("\nCollected for the winter school.\n")
-    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    monkeypatch.setattr(collection, "collect", lambda *args: pytest.fail("collected again"))
-    progress: list[tuple[int, int]] = []
-    collect_dataset(copy, FAMILY, SETTINGS, lambda *counts: progress.append(counts))
-    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
-    assert set(progress) == {(32, 32)}
-
-
-def test_a_collection_killed_before_its_last_card_gets_it(output: Path, copy: Path) -> None:
-    collection.write_card(copy, FAMILY, SETTINGS, finished=False)
-    assert contents(copy) != contents(output)
-    collect_dataset(copy, FAMILY, SETTINGS)
-    assert contents(copy) == contents(output)
-
-
-def test_progress_counts_shards_up_to_all(tmp_path: Path) -> None:
-    progress: list[tuple[int, int]] = []
-    collect_dataset(tmp_path / "h", FAMILY, SETTINGS, lambda *counts: progress.append(counts))
-    assert progress[0] == (0, 32)
-    assert progress[-1] == (32, 32)
-    assert progress == sorted(progress)
-
-
-# What a folder is refused for, when collecting into it
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, r"with another seed \(0\)"),
-        ({"num_episodes": 4}, r"with another num_episodes \(3\)"),
-        ({"learners_per_task": 2, "lockstep": 25}, r"with another learners_per_task, lockstep \(1, 24\)"),
-        ({"source": "noise"}, r"with another settings, source \(.*, q-learning\)"),
-        ({"settings": {"discount": 0.5}}, r"with another settings \(.*'discount': 0.9"),
-    ],
-)
-def test_other_settings_are_refused_and_named(output: Path, change: dict[str, Any], message: str) -> None:
-    before = contents(output)
-    told = refusal(lambda: collect_dataset(output, FAMILY, replace(SETTINGS, **change)))
-    assert re.search(message + ".*: choose another --output$", told)
-    assert contents(output) == before
-
-
-@pytest.mark.parametrize("options", [{"fold": 1}, {"seed": 1}])
-def test_other_tasks_are_refused_and_named(output: Path, options: dict[str, int]) -> None:
-    family = load_task_family("dark-room", **options)
-    assert "with another task_family (" in refusal(lambda: collect_dataset(output, family, SETTINGS))
-
-
-def test_a_second_family_is_refused(output: Path) -> None:
-    before = contents(output)
-    told = refusal(lambda: collect_dataset(output, load_task_family("dark-room-hard"), SETTINGS))
-    assert told == f"{output} holds dark-room histories: choose another --output for dark-room-hard"
-    assert contents(output) == before
-
-
-@pytest.mark.parametrize("text", ["# My notes\n", "---\nlicense: mit\n---\n", "---\nad_hf:\n---\n"])
-def test_a_readme_of_something_else_is_not_overwritten(text: str, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(text)
-    told = refusal(lambda: collect_dataset(tmp_path, FAMILY, SETTINGS))
-    holds = f"{tmp_path} holds a README.md that names no histories"
-    assert told == f"{holds}: choose another --output for dark-room"
-    assert contents(tmp_path) == {"README.md": text.encode()}
-
-
-def test_a_readme_with_broken_metadata_is_refused(copy: Path) -> None:
-    (copy / "README.md").write_text("---\nad_hf: [\n---\n")
-    told = refusal(lambda: collect_dataset(copy, FAMILY, SETTINGS))
-    assert told.startswith(f"the metadata at the top of {copy}/README.md cannot be read: ")
-
-
-def test_shards_without_a_card_are_refused(copy: Path) -> None:
-    # Whatever they are, they would be taken for those of this collection.
-    (copy / "README.md").unlink()
-    told = refusal(lambda: collect_dataset(copy, FAMILY, SETTINGS))
-    assert told.startswith(f"{copy} holds Parquet files, but no README.md that says how they were collected")
-
-
 # What a dataset is refused for, when loading it
 
 
@@ -472,7 +255,7 @@ FILE_DAMAGE: dict[str, tuple[Callable[[list[Path]], Any], str]] = {
     ),
     "everything lost": (
         lambda shards: [shard.unlink() for shard in shards[0].parent.iterdir()],
-        "dark-room holds no Parquet files: collect histories into it with `ad-hf collect` first",
+        "dark-room holds no Parquet files: collect histories with `ad-hf collect` first",
     ),
 }
 
@@ -570,12 +353,197 @@ def test_names_that_do_not_exist_are_refused(output: Path) -> None:
     assert told == f"{output}/dark-room has no split 'validation': choose one of test, train"
 
 
-@pytest.mark.parametrize("path", ["nothing", "./nothing", "/no/thing", "~/nothing", "a/b/c"])
+def test_more_than_fits_into_memory_is_refused_with_a_way_out(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = load_histories(str(output), "dark-room")
+    size = sum(getattr(needed, name).nbytes for name in FIELDS[:3])
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=10 * size))
+    load_histories(str(output), "dark-room")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=size))
+    told = refusal(lambda: load_histories(str(output), "dark-room"))
+    assert "GiB, more than is free: train with --streaming" in told
+
+
+def test_columns_of_others_are_neither_read_nor_counted(
+    copy: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = pa.array([list(range(10_000))])
+    rewrite(copy, lambda table: table.append_column("my.notes", notes.take(np.zeros(len(table), int))))
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=2**20))
+    assert_same(load_histories(str(copy), "dark-room"), load_histories(str(output), "dark-room"))
+
+
+@pytest.mark.parametrize("path", ["./nothing", "/no/thing", "~/nothing", "nothing", "a/b/c", "org/a b"])
 def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(path: str) -> None:
-    told = refusal(lambda: load_histories(path, "dark-room"))
-    assert told == f"{path} is neither a folder nor the id of a dataset on the Hub: check --dataset"
+    with pytest.raises(HubError) as caught:
+        load_histories(path, "dark-room")
+    told = f"there is no folder {path}, and no repository on the Hub can have this name"
+    assert str(caught.value) == told
 
 
-def test_a_mistyped_folder_that_looks_like_a_name_on_the_hub_is_told_both_ways() -> None:
-    told = refusal(lambda: load_histories("runs/nothing", "dark-room"))
-    assert told.startswith("there is no folder runs/nothing, and the split 'train' of 'dark-room' cannot be")
+# Format versions
+
+
+@pytest.mark.parametrize("version", ["1.2", "2.0", "1.10", "10.0"])
+def test_a_newer_format_is_refused_in_a_line_that_says_what_to_upgrade(version: str, copy: Path) -> None:
+    card = copy / "README.md"
+    card.write_text(card.read_text().replace("format_version: '1.1'", f"format_version: '{version}'"))
+    assert refusal(lambda: load_histories(str(copy), "dark-room")) == (
+        f"{copy} has the format version {version}, but this ad-hf reads versions up to 1.1: "
+        "upgrade it with `pip install --upgrade ad-hf`"
+    )
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_version_1_0_is_read(complete: bool, copy: Path, output: Path) -> None:
+    card = VERSION_1_0.read_text().replace("complete: true", f"complete: {str(complete).lower()}")
+    (copy / "README.md").write_text(card)
+    assert_same(load_histories(str(copy), "dark-room"), load_histories(str(output), "dark-room"))
+    (noted,) = configs_of(load_card(copy / "README.md")).values()
+    assert noted["complete"] == complete
+
+
+def test_a_folder_without_a_card_is_read(copy: Path, output: Path) -> None:
+    (copy / "README.md").unlink()
+    assert_same(load_histories(str(copy), "dark-room"), load_histories(str(output), "dark-room"))
+
+
+# Cards of several configs
+
+
+def part(config: str, rows: int = 10, **entry: Any) -> dict[str, Any]:
+    """What a collection notes of itself; the least that a card can be made from."""
+    return {
+        "configs": [{"config_name": config, "data_files": [], **entry}],
+        "dataset_info": [{"config_name": config, "splits": [{"name": "train", "num_examples": rows}]}],
+        "ad_hf": {"configs": {config: {"complete": True, "source": f"source of {config}"}}},
+    }
+
+
+def card_of(*parts: dict[str, Any]) -> RepoCard:
+    card = None
+    for mine in parts:
+        card = RepoCard(str(add_to_card(mine, card, "org/histories")))
+    assert card is not None
+    return card
+
+
+def defaults(card: RepoCard) -> list[str]:
+    return [entry["config_name"] for entry in card.data.configs if entry.get("default")]
+
+
+def test_configs_gather_on_a_card_in_the_order_they_come_in() -> None:
+    card = card_of(part("b"), part("a"), part("c"))
+    assert [entry["config_name"] for entry in card.data.configs] == ["b", "a", "c"]
+    assert [info["config_name"] for info in card.data.dataset_info] == ["b", "a", "c"]
+    assert list(configs_of(card)) == ["b", "a", "c"]
+    assert defaults(card) == ["b"]
+
+
+def test_a_config_that_comes_again_takes_its_own_place() -> None:
+    once, twice = card_of(part("b"), part("a")), card_of(part("b"), part("a"), part("b"))
+    assert str(once) == str(twice)
+    changed = card_of(part("b"), part("a"), part("b", rows=5000, description="new"))
+    assert [entry.get("description") for entry in changed.data.configs] == ["new", None]
+    assert changed.data.size_categories == ["1K<n<10K"]
+
+
+def test_there_is_one_default_whatever_comes() -> None:
+    assert defaults(card_of(part("a"), part("b", default=True))) == ["a"]
+    assert defaults(card_of(part("a", default=True), part("a"))) == ["a"]
+    both: dict[str, Any] = {
+        key: part("a")[key] + part("b", default=True)[key] for key in ("configs", "dataset_info")
+    }
+    both["ad_hf"] = {"configs": {"a": {}, "b": {}}}
+    assert defaults(card_of(both)) == ["b"]
+    assert defaults(card_of(part("a"), both)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "configs: []\ndataset_info: []",
+        "configs:\n- config_name: text\n  data_files: '*.txt'\ndataset_info:\n- config_name: text",
+        "dataset_info:\n  features:\n  - name: text\n    dtype: string",
+        "configs: text\ndataset_info: 5\nad_hf: yes",
+        "ad_hf:\n  format_version: new\n  configs: [1, 2]",
+        "ad_hf:\n  configs:\n    text: 5\n",
+    ],
+)
+def test_whatever_stands_on_a_card_ours_is_added(metadata: str) -> None:
+    card = RepoCard(str(add_to_card(part("a"), RepoCard(f"---\n{metadata}\n---\n"), "org/histories")))
+    assert card.data.configs[-1]["config_name"] == card.data.dataset_info[-1]["config_name"] == "a"
+    assert len(defaults(card)) == 1
+    assert list(configs_of(card)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (9_999_999, "1M<n<10M"), (10**13, "n>1T")],
+)
+def test_sizes_are_named_as_the_hub_names_them(rows: int, category: str) -> None:
+    assert card_of(part("a", rows=rows)).data.size_categories == [category]
+
+
+# What is not published
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    """Change a card in an editor."""
+    text = (folder / "README.md").read_text()
+    assert old in text
+    (folder / "README.md").write_text(text.replace(old, new))
+
+
+# What happens to a folder, and what is said about it when it is to be published.
+UNFINISHED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "not collected to the end": (
+        lambda copy: edit(copy, "complete: true", "complete: false"),
+        "holds dark-room histories that are not complete: run the same `ad-hf collect` again",
+    ),
+    "a shard lost": (
+        lambda copy: shards_of(copy, "train")[0].unlink(),
+        "/dark-room holds 23 train shards, but by their names there are 00024: run the same",
+    ),
+    "a split lost": (
+        lambda copy: [shard.unlink() for shard in shards_of(copy, "test")],
+        "/dark-room has no split 'test': choose one of train",
+    ),
+    "everything lost": (
+        lambda copy: shutil.rmtree(copy / "dark-room"),
+        "/dark-room holds no Parquet files: collect histories with `ad-hf collect` first",
+    ),
+    "a shard cut off": (
+        lambda copy: os.truncate(shards_of(copy)[7], 900),
+        "(900 bytes) is truncated, damaged or not Parquet: remove it and run the same `ad-hf collect` again",
+    ),
+    "a shard overwritten": (
+        lambda copy: overwrite_the_middle(shards_of(copy)[1]),
+        "is truncated, damaged or not Parquet",
+    ),
+    "without its card": (
+        lambda copy: (copy / "README.md").unlink(),
+        "holds no learning histories: collect some with `ad-hf collect`",
+    ),
+    "something else's card": (
+        lambda copy: (copy / "README.md").write_text("---\nlicense: mit\n---\n# Poems\n"),
+        "holds no learning histories: collect some with `ad-hf collect`",
+    ),
+    "of a newer format": (
+        lambda copy: edit(copy, "format_version: '1.1'", "format_version: '1.2'"),
+        "upgrade it with `pip install --upgrade ad-hf`",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", UNFINISHED)
+def test_what_is_not_whole_is_not_published(harm: str, hub: LocalHub, copy: Path) -> None:
+    damage, message = UNFINISHED[harm]
+    damage(copy)
+    told = refusal(lambda: publish(copy, "org/histories"))
+    assert told.startswith(str(copy))
+    assert message in told
+    assert not hub.requests

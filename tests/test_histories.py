@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from ad_hf.histories import Histories, Recorder, collect, smallest_dtype
+from ad_hf.histories import Histories, Recorder, collect, concatenate, smallest_dtype, without_first
 from ad_hf.tasks import TASK_FAMILIES, Task, load_task_family, make_vec
 
 NUM_EPISODES = 6
@@ -300,6 +301,43 @@ def test_returns_of_long_histories_stay_exact() -> None:
     offsets = {"episode_offsets": np.array([0, 2, 3]), "history_offsets": np.array([0, 2])}
     histories = Histories(**{**vars(counting_histories()), **offsets, "reward": reward})
     assert histories.episode_returns().tolist() == [2**24 + 1, 0.25]
+
+
+# Some of many, and many from some
+
+
+def assert_same(ours: Histories, theirs: Histories) -> None:
+    for name in (*COLUMNS, *OFFSETS):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+    assert ours.tasks == theirs.tasks
+
+
+def test_histories_one_after_another_are_what_is_recorded_of_all_at_once() -> None:
+    tasks = room_tasks("ragged")
+    envs = Recorder(make_vec(tasks))
+    play(envs)
+    whole = envs.histories(tasks)
+    for number in range(1, 4):
+        rest = without_first(whole, number)
+        assert np.shares_memory(rest.observation, whole.observation)
+        assert rest.tasks == whole.tasks[number:]
+        for name in OFFSETS:
+            assert getattr(rest, name)[0] == 0
+        np.testing.assert_array_equal(rest.episode_returns()[-3:], whole.episode_returns()[-3:])
+        twice = concatenate([whole, rest])
+        assert_same(without_first(twice, 4), rest)
+        assert_same(without_first(twice, number), concatenate([rest, rest]))
+        assert not np.shares_memory(twice.observation, whole.observation)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("action", r"float64\[\], uint8\[\]"), ("observation", r"float64\[2\], float64\[3\]")]
+)
+def test_histories_of_different_types_are_not_put_together(name: str, kinds: str) -> None:
+    ours = counting_histories()
+    other = {"action": ours.action.astype(np.uint8), "observation": np.zeros((7, 3))}[name]
+    with pytest.raises(ValueError, match=f"hold different types of {name}: {kinds}"):
+        concatenate([ours, replace(ours, **{name: other})])
 
 
 # Types

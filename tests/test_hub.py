@@ -1,39 +1,18 @@
-"""Cards: what is written at the top comes back, and a dataset's card tells the truth."""
+"""Cards: what is written on them comes back, and what people have written on them stays."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+from huggingface_hub import CardData, RepoCard
 
 from ad_hf import hub
-from ad_hf.collection import CollectSettings, collect_dataset
-from ad_hf.dataset import COLUMNS, load_histories
-from ad_hf.hub import card_template, load_card, make_card, save_card
-from ad_hf.tasks import TaskFamily, load_task_family
+from ad_hf.hub import about, card_template, is_edited, keep_edits, load_card, make_card, save_card
 
 ROOT = Path(__file__).parent.parent
-FAMILY = load_task_family("dark-room")
-SETTINGS = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=24)
-
-
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished collection, not to be changed."""
-    folder = tmp_path_factory.mktemp("collected") / "histories"
-    collect_dataset(folder, FAMILY, SETTINGS)
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# Writing and reading cards
+FIXED = ("configs", "ad_hf")  # entries of the metadata that are ours
 
 
 @pytest.fixture
@@ -44,6 +23,14 @@ def template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (cards / "card.md").write_text("---\n{{ card_data }}\n---\n\n# {{ title }}\n\n{{ text }}\n")
     monkeypatch.setattr(hub, "__file__", str(cards.parent / "hub.py"))
     return "card.md"
+
+
+def card(text: str = "as made", **metadata: Any) -> RepoCard:
+    """A card as it is made; the template is the fixture's."""
+    return make_card("card.md", CardData(**metadata), title="Histories", text=text)
+
+
+# Templates
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("cards/*.md")), ids=lambda path: path.name)
@@ -69,7 +56,10 @@ def test_a_missing_template_says_what_to_do() -> None:
         card_template("nothing.md")
 
 
-def test_metadata_comes_back_as_it_was(template: str, tmp_path: Path) -> None:
+# Writing and reading
+
+
+def test_metadata_and_text_come_back_as_they_were(template: str, tmp_path: Path) -> None:
     metadata = {
         "license": "apache-2.0",
         "configs": [{"config_name": "dark-room", "default": True}],
@@ -82,118 +72,123 @@ def test_metadata_comes_back_as_it_was(template: str, tmp_path: Path) -> None:
         },
     }
     path = tmp_path / "README.md"
-    write_card(path, template, metadata, title="Histories", text="Line one.\n\nLine two, ä.")
-    assert read_card(path) == metadata
+    save_card(card("Line one.\n\nLine two, ä.", **metadata), path)
+    loaded = load_card(path)
+    hash_of_text = about(loaded)["text"]
+    assert loaded.data.to_dict() == metadata | {"ad_hf": {**metadata["ad_hf"], "text": hash_of_text}}
     assert path.read_text(encoding="utf-8").endswith("---\n\n# Histories\n\nLine one.\n\nLine two, ä.")
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["README.md"]
 
 
-def test_a_card_that_cannot_be_filled_leaves_the_old_one(template: str, tmp_path: Path) -> None:
+def test_a_card_that_cannot_be_written_leaves_the_old_one(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "README.md"
     path.write_text("as it was")
-    card_template(template).write_text("---\n{{ card_data }}\n---\n{{ 1 / number }}\n")
-    with pytest.raises(ZeroDivisionError):
-        write_card(path, template, {}, number=0)
+
+    def write_half(self: Path, text: str, encoding: str) -> None:
+        self.write_bytes(text[:20].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        save_card(card(), path)
     assert path.read_text() == "as it was"
 
 
-def test_a_card_without_metadata_has_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["# Only text\n", "", "---\n---\n", "---\nad_hf: 1\n---\n"])
+def test_a_card_of_something_else_notes_nothing(text: str, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    path.write_text("# Only text\n")
-    assert read_card(path) == {}
+    path.write_text(text)
+    assert about(load_card(path)) == {}
 
 
-@pytest.mark.parametrize("metadata", ["a: [", "a: b: c", "- a list", "a: 1\na: @"])
-def test_metadata_that_cannot_be_read_is_refused_in_one_line(metadata: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "metadata", [b"a: [", b"a: b: c", b"- a list", b"a: 1\na: @", b"1: one", b"self: 1", b"\xff: 1"]
+)
+def test_metadata_that_cannot_be_read_is_refused_in_one_line(metadata: bytes, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    path.write_text(f"---\n{metadata}\n---\n# Text\n")
+    path.write_bytes(b"---\n" + metadata + b"\n---\n# Text\n")
     with pytest.raises(ValueError, match=rf"^the metadata at the top of {path} cannot be read: [^\n]+$"):
-        read_card(path)
+        load_card(path)
 
 
-# The card of a dataset
+# Edits
 
 
-def test_the_card_declares_one_default_config_with_a_pattern_per_split(output: Path) -> None:
-    (config,) = read_card(output / "README.md")["configs"]
-    assert config["config_name"] == "dark-room"
-    assert config["default"] is True
-    assert config["data_files"] == [
-        {"split": "train", "path": "dark-room/train-*.parquet"},
-        {"split": "test", "path": "dark-room/test-*.parquet"},
-    ]
+def edited(before: RepoCard, old: str, new: str) -> RepoCard:
+    """A card after somebody has opened it in an editor."""
+    assert old in str(before)
+    return RepoCard(str(before).replace(old, new))
 
 
-def test_the_card_names_everything_that_made_the_dataset(output: Path) -> None:
-    about = read_card(output / "README.md")["ad_hf"]
-    assert (about["format_version"], about["complete"]) == ("1.0", True)
-    made = about["configs"]["dark-room"]
-    assert made["task_family"] == {"name": "dark-room", "fold": None, "seed": 0}
-    assert (made["source"], made["seed"], made["lockstep"]) == ("q-learning", 0, 24)
-    assert (made["num_episodes"], made["learners_per_task"]) == (3, 1)
-    assert made["settings"]["learning_rate"] == 0.5  # defaults too: they may change one day
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("as made", "as read", True),
+        ("# Histories", "# Histories of mine", True),
+        ("license: mit", "license: cc-by-4.0", False),  # entries of the metadata are kept one by one
+        ("\n", "\r\n", False),
+        ("# Histories\n", "# Histories  \n\n", False),
+    ],
+)
+def test_an_edit_is_a_change_of_words(old: str, new: str, counts: bool, template: str) -> None:
+    assert is_edited(edited(card(license="mit"), old, new)) == counts
 
 
-def test_the_card_explains_every_column_and_leaves_no_blank(output: Path) -> None:
-    text = (output / "README.md").read_text()
-    for name, meaning in COLUMNS.items():
-        assert f"| `{name}` | {meaning} |" in text
-    assert "81 histories of 3 episodes: 1 learners on each of\n81 tasks" in text
-    assert "Environment: `ad_hf/DarkRoom-v0`, observation space `MultiDiscrete([9 9])`" in text
-    assert "Status: complete." in text
-    assert "seed 0. Format version 1.0." in text
-    assert not re.search(r"\{\{|\{%|nan|None|` `", text)
+@pytest.mark.parametrize(("text", "counts"), [("# By hand\n", True), (" \n", False)])
+def test_a_text_that_was_not_made_here_is_an_edit_if_it_says_anything(text: str, counts: bool) -> None:
+    # The Hub itself makes a card of a licence alone for those who choose one when they make a repository.
+    assert is_edited(RepoCard(f"---\nlicense: mit\n---\n{text}")) == counts
 
 
-def test_the_card_shows_the_learning_curves(tmp_path: Path) -> None:
-    settings = CollectSettings(num_episodes=81, learners_per_task=1)
-    output = tmp_path / "histories"
-    collect_dataset(output, FAMILY, settings)
-    rows = re.findall(r"^\| (\d+) % \| ([\d.]+) \| ([\d.]+) \|", (output / "README.md").read_text(), re.M)
-    shown = np.array(rows, dtype=float)
-    assert shown[:, 0].tolist() == list(range(0, 101, 10))
-    for column, split in enumerate(("train", "test"), start=1):
-        returns = load_histories(str(output), "dark-room", split).return_matrix()
-        around = [returns[:, max(8 * n - 2, 0) : 8 * n + 3].mean() for n in range(11)]  # 81 / 20 episodes
-        np.testing.assert_allclose(shown[:, column], around, atol=0.001)
+def test_a_new_card_replaces_one_that_nobody_has_edited(template: str) -> None:
+    kept = keep_edits(card("new"), card("old"), FIXED)
+    assert "new" in kept.text
+    assert not is_edited(kept)
 
 
-COLLECTIONS: dict[str, tuple[CollectSettings, TaskFamily]] = {
-    "plain": (SETTINGS, FAMILY),
-    "far from the defaults": (
-        replace(SETTINGS, seed=7, learners_per_task=2, settings={"epsilon_start": 0.5, "discount": 0.95}),
-        load_task_family("dark-room", fold=2, seed=3),
-    ),
-}
+def test_an_edited_text_stays_and_stays_an_edit(template: str) -> None:
+    theirs = edited(card("old"), "# Histories", "# Of mine")
+    kept = keep_edits(card("new"), theirs, FIXED)
+    assert kept.text.strip() == "# Of mine\n\nold"
+    again = keep_edits(card("newer"), RepoCard(str(kept)), FIXED)
+    assert again.text == kept.text
 
 
-@pytest.mark.parametrize("name", COLLECTIONS)
-def test_the_command_on_the_card_makes_the_same_dataset(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_metadata_of_others_stays_but_for_what_has_to_be_ours(template: str) -> None:
+    theirs = card("old", license="mit", language="en", configs=["old"])
+    kept = keep_edits(card("new", license="apache-2.0", tags=["ours"], configs=["new"]), theirs, FIXED)
+    metadata = kept.data.to_dict()
+    del metadata["ad_hf"]
+    assert metadata == {"license": "mit", "language": "en", "tags": ["ours"], "configs": ["new"]}
+
+
+def test_of_two_edited_cards_the_second_wins_entry_by_entry(template: str) -> None:
+    made = card("new", license="apache-2.0", tags=["ours"], language="en")
+    here = edited(card("old", license="apache-2.0", tags=["ours"], language="en"), "apache-2.0", "mit")
+    there = edited(card("old", license="apache-2.0", tags=["ours"], language="en"), "- ours", "- theirs")
+    ours = keep_edits(made, here, FIXED)
+    kept = keep_edits(ours, there, FIXED, made).data.to_dict()
+    assert (kept["license"], kept["tags"], kept["language"]) == ("mit", ["theirs"], "en")
+    there = edited(there, "apache-2.0", "cc-by-4.0")
+    assert keep_edits(ours, there, FIXED, made).data.to_dict()["license"] == "cc-by-4.0"
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ("old", "old", "new"),
+        ("mine", "old", "mine"),
+        ("old", "theirs", "theirs"),
+        ("mine", "theirs", "theirs"),
+        ("mine", None, "mine"),
+    ],
+)
+def test_the_words_on_the_hub_come_first_then_those_here_then_ours(
+    here: str, there: str | None, expected: str, template: str
 ) -> None:
-    from typer.testing import CliRunner
-
-    from ad_hf.cli import app
-
-    settings, family = COLLECTIONS[name]
-    original = tmp_path / "there" / "my histories"
-    collect_dataset(original, family, settings)
-    (command,) = re.findall(r"^```bash\n(.*)\n```", (original / "README.md").read_text(), re.M)
-    program, *arguments = shlex.split(command)
-    assert program == "ad-hf"
-    assert '"learning_rate": 0.5' in command  # defaults too: those of recipes and sources may change
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert contents(tmp_path / "here" / "my histories") == contents(original)
-
-
-def test_a_folder_given_as_a_dot_is_named_on_the_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    collect_dataset(Path(), FAMILY, SETTINGS)
-    text = (tmp_path / "README.md").read_text()
-    assert f'load_dataset("{tmp_path.name}", "dark-room")' in text
-    assert f"--output {tmp_path.name} " in text
+    made, local = card("new"), edited(card("old"), "old", here)
+    remote = None if there is None else edited(card("old"), "old", there)
+    kept = keep_edits(keep_edits(made, local, FIXED), remote, FIXED, made)
+    assert kept.text.split()[-1] == expected

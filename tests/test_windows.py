@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 import torch
 
 from ad_hf.histories import Histories
+from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import Task
 from ad_hf.windows import (
     WindowSettings,
     check_length,
     draw_windows,
     expert_part,
+    pooled_window_batches,
     window_batch,
     window_batches,
 )
@@ -285,6 +289,77 @@ def test_hiding_transitions_does_not_change_which_windows_are_drawn() -> None:
     assert_same(masked, plain)
 
 
+# Batches from a stream
+
+
+class CountingStream(HistoryStream):
+    """Histories of 40 steps, each with the observations 1000 * its number in the stream + step."""
+
+    def read(self, seed: int, process: int = 0, num_processes: int = 1, position: Any = START) -> Any:
+        for number in count(position["turn"]):
+            histories = counting_histories([[4] * 10])
+            value = histories.observation + 1000 * number
+            yield replace(histories, observation=value), {**START, "turn": number + 1}
+
+
+@pytest.fixture
+def pool() -> Iterator[HistoryPool]:
+    pool = HistoryPool(CountingStream("counting", (), False), 32, seed=0)
+    yield pool
+    pool.close()
+
+
+def pooled(pool: HistoryPool, num: int, **changes: Any) -> list[dict[str, torch.Tensor]]:
+    settings = WindowSettings(episode_stride=2, token_mask=0.3, pool=32)
+    arguments = {"batch_size": 8, "length": 10, "num_actions": NUM_ACTIONS, "seed": 5, **changes}
+    return list(islice(pooled_window_batches(pool, settings, **arguments), num))
+
+
+def test_windows_come_from_all_histories_in_memory_which_are_exchanged_every_16_updates(
+    pool: HistoryPool,
+) -> None:
+    found = pooled(pool, 48, batch_size=500)
+    for update, batch in enumerate(found):
+        oldest = update // 16 * 2  # a 16th of 32
+        history = batch["observation"] // 1000
+        assert set(history.flatten().tolist()) == set(range(oldest, oldest + 32))
+        assert (history == history[:, :1]).all()
+
+
+@pytest.mark.parametrize("update", [1, 15, 16, 17, 40])
+def test_resuming_with_the_pool_of_an_update_gives_the_batches_from_that_update_on(
+    update: int, pool: HistoryPool
+) -> None:
+    whole = pooled_window_batches(
+        pool, WindowSettings(pool=32), batch_size=8, length=10, num_actions=NUM_ACTIONS, seed=5
+    )
+    for _ in range(update):
+        next(whole)
+    stream = CountingStream("counting", (), False)
+    again = HistoryPool(stream, 32, seed=0, position=pool.position)
+    resumed = pooled_window_batches(again, WindowSettings(pool=32), 8, 10, NUM_ACTIONS, 5, update)
+    for _ in range(18):
+        assert_same(next(resumed), next(whole))
+    again.close()
+
+
+def test_each_process_draws_its_own_share_from_its_own_histories(pool: HistoryPool) -> None:
+    shares = [pooled(pool, 1, process=process, num_processes=2)[0] for process in range(2)]
+    assert {len(share["observation"]) for share in shares} == {4}
+    assert (shares[0]["observation"] % 1000 != shares[1]["observation"] % 1000).any()
+    assert_same(shares[1], pooled(pool, 1, process=1, num_processes=2)[0])
+    assert (shares[0]["observation"] != pooled(pool, 1, batch_size=4, seed=6)[0]["observation"]).any()
+    with pytest.raises(ValueError, match="batch_size is 8, which 3 processes cannot share equally"):
+        pooled(pool, 1, num_processes=3)
+
+
+def test_a_history_that_is_too_short_is_refused_when_it_arrives(pool: HistoryPool) -> None:
+    pooled(pool, 1)
+    pool.histories = counting_histories([*EVEN, [4, 4, 1]])
+    with pytest.raises(ValueError, match="a window has 10 transitions, but the shortest history has 9"):
+        pooled(pool, 1)
+
+
 # Expert distillation
 
 
@@ -347,8 +422,9 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
         ("token_mask", -0.1, "from 0 up to, not including, 1"),
         ("expert_share", 0.0, "above 0 and at most 1"),
         ("expert_share", 1.5, "above 0 and at most 1"),
+        ("pool", 15, "at least 16"),
     ],
 )
 def test_impossible_settings_are_refused(setting: str, value: float, limit: str) -> None:
-    with pytest.raises(ValueError, match=f"{setting} is {value}, but must be {limit}"):
+    with pytest.raises(ValueError, match=f"{setting} is {value}( histories)?, but must be {limit}"):
         WindowSettings(**{setting: value})  # type: ignore[arg-type]

@@ -4,13 +4,16 @@ Data goes to stdout, talk to stderr. Heavy imports stand inside the verbs: torch
 seconds, and `--help` must not pay for them.
 """
 
+import signal
+
 from ad_hf.cli import route  # isort: skip  # before the verbs of the Hub, as --help lists them
 from ad_hf.cli import hub
-from ad_hf.cli.command import app
+from ad_hf.cli.command import app, interrupt
 
 
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGINT, interrupt)
     app()
 
 

@@ -6,8 +6,11 @@ import contextlib
 import functools
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +23,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Algorithm Distillation: collect learning histories, train on them, watch in-context learning.",
 )
+
+
+INTERRUPTED = "interrupted: what was written whole is kept; run it again to go on, train with --resume"
+GRACE = 3.0  # seconds to tidy up after Ctrl-C
+
+_failed = threading.Event()
 
 
 def _use_token(token: str | None) -> None:
@@ -51,13 +60,10 @@ def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None
         def run(*args: Any, **kwargs: Any) -> None:
             debug = os.environ.get("AD_HF_DEBUG") == "1"
             try:
-                if not debug:
-                    _quieten()
+                _prepare_libraries(debug)
                 function(*args, **kwargs)
             except KeyboardInterrupt:
-                _fail(
-                    "interrupted: what was written whole is kept; run it again to go on, train with --resume"
-                )
+                _fail(INTERRUPTED)
             except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
                 raise
             except Exception as error:
@@ -88,13 +94,29 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}: what was written whole is kept"
-    message = " ".join(str(error).split())
+    # Names and values from the Hub may hold what a terminal would obey.
+    message = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
     if token := os.environ.get("HF_TOKEN"):
         message = message.replace(token, "***")
     return message if len(message) <= 500 else f"{message[:300]} ... {message[-180:]}"
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Let Ctrl-C end the command soon: threads in which the clients wait for the Hub would hold it up."""
+
+    def end() -> None:
+        if not _failed.is_set():
+            typer.echo(f"ad-hf: {INTERRUPTED}", err=True)
+        os._exit(1)
+
+    timer = threading.Timer(GRACE, end)
+    timer.daemon = True
+    timer.start()
+    signal.default_int_handler(number, frame)
+
+
 def _fail(message: str) -> None:
+    _failed.set()
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine, for each has its own disk
         typer.echo(f"ad-hf: {message}", err=True)
     raise typer.Exit(1)
@@ -104,6 +126,15 @@ def say(message: str) -> None:
     """Talk, on stderr, and from the main process only."""
     if is_main():
         typer.echo(message, err=True)
+
+
+def _prepare_libraries(debug: bool) -> None:
+    """Keep the libraries from waiting for ever, and unless somebody looks for a mistake, from talking."""
+    if not debug:
+        _quieten()
+    from ad_hf.hub import be_patient_but_not_for_ever
+
+    be_patient_but_not_for_ever()
 
 
 def _quieten() -> None:
@@ -119,10 +150,7 @@ def _quieten() -> None:
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
-    from ad_hf.hub import be_patient_but_not_for_ever
-
     disable_progress_bar()
-    be_patient_but_not_for_ever()
     warn = logging.StreamHandler()
     warn.setFormatter(logging.Formatter("ad-hf: %(message)s"))
     logging.getLogger("ad_hf").handlers = [warn]

@@ -27,10 +27,14 @@ def push(
     """Publish a model or learning histories, with a card, in one commit."""
     from ad_hf.recipes import Destination, push_dataset, push_model
 
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} to push")
     to = Destination(repository, private, revision, overwrite_card)
     if (folder / "config.json").is_file():
         typer.echo(push_model(folder, to))
         say(f"next: ad-hf generate {repository}")
+    elif (folder / "checkpoints").is_dir():
+        raise ValueError(f"the training in {folder} has not ended: go on with `ad-hf train --resume` first")
     else:
         typer.echo(push_dataset(folder, to))
         say(f"next: python -c 'import datasets; print(datasets.load_dataset(\"{repository}\"))'")
@@ -96,19 +100,25 @@ ad-hf env --json
 def env(as_json: AsJson = False) -> None:
     """Print what a bug report needs: versions, machine and Hub settings. No secrets are among them."""
     import platform
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import torch
     from huggingface_hub import constants, get_token
 
     from ad_hf import __version__
 
+    def installed(library: str) -> str | None:
+        try:
+            return version(library)
+        except PackageNotFoundError:  # hf-xet is not there on every platform
+            return None
+
     libraries = "torch transformers datasets accelerate huggingface-hub hf-xet gymnasium safetensors typer"
     facts: dict[str, Any] = {
         "ad-hf": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{library: version(library) for library in libraries.split()},
+        **{library: installed(library) for library in libraries.split()},
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "CPU cores": os.cpu_count(),
         "Hub": constants.ENDPOINT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -69,6 +70,8 @@ def collect(
     if push_to_hub is not None:
         to = Destination(push_to_hub, private, revision, overwrite_card)
         _prepare(to, "dataset")
+    elif private or revision or overwrite_card:
+        raise ValueError("--private, --revision and --overwrite-card need --push-to-hub")
     with progress("collecting", "shards") as update:
         run_collect(recipe, output, update)
     typer.echo(str(output))
@@ -82,8 +85,8 @@ def collect(
 ad-hf train dark-room --dataset runs/histories --output runs/model
 ad-hf train dark-room --dataset runs/histories --output runs/ed --objective ed
 ad-hf train dark-room --dataset runs/histories --output runs/model --resume
-ad-hf train dark-room --dataset org/ad-histories --streaming --output runs/model
-ad-hf train dark-room --dataset runs/h --output runs/m --push-to-hub --hub-model-id org/ad-darkroom
+ad-hf train dark-room --dataset org/ad-histories --streaming --output runs/m
+ad-hf train dark-room --dataset h --output m --push-to-hub --hub-model-id o/m
 ad-hf train --resume org/ad-darkroom
 accelerate launch -m ad_hf train dark-room --dataset runs/h --output runs/m
 """)
@@ -202,6 +205,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Play every held-out task with frozen weights, beside the source, expert distillation, the optimum."""
+    from ad_hf.hub import HubError
     from ad_hf.recipes import load_recipe, run_evaluate, train_expert_distillation
     from ad_hf.report import summary_text
 
@@ -214,13 +218,16 @@ def evaluate(
     output = output or own_folder(checkpoint)
     if ed is None and not no_ed:
         ed = str(output / "ed")
-        if not (Path(ed) / "config.json").exists():
+        try:
             with progress(
                 "training expert distillation for comparison (--no-ed: without)", "updates"
             ) as update:
                 train_expert_distillation(
                     recipe, Path(ed), lambda line: update(line["update"], recipe.train.updates)
                 )
+        except HubError as error:  # the model can be judged all the same
+            say(f"ad-hf: without expert distillation, for the histories to train it on are gone: {error}")
+            ed = None
     with progress("evaluating:", "episodes") as update:
 
         def show(stage: str, done: int, total: int) -> None:
@@ -368,9 +375,10 @@ def _push_or_say(push: Callable[[], str], folder: Path, to: Any) -> bool:
     try:
         typer.echo(push())
     except HubError as error:
-        options = " --private" * to.private + (f" --revision {to.revision}" if to.revision else "")
+        options = ["--private"] * to.private + ["--overwrite-card"] * to.overwrite_card
+        options += ["--revision", to.revision] if to.revision else []
         say(f"ad-hf: not pushed: {error}. All is whole in {folder}; push it later:")
-        say(f"ad-hf push {folder} {to.repo_id}{options}")
+        say(shlex.join(["ad-hf", "push", str(folder), to.repo_id, *options]))
         return False
     return True
 

@@ -5,6 +5,8 @@ B = windows or environments, L = transitions, A = actions, D = width.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -24,7 +26,7 @@ class DiscreteEmbedding(nn.Module):
         sizes = [space["n"]] if space["type"] == DISCRETE else list(space["nvec"])
         self.first_row: torch.Tensor
         self.rows = nn.Embedding(sum(sizes), hidden_size)
-        self.register_buffer("first_row", torch.tensor([sum(sizes[:i]) for i in range(len(sizes))]))
+        self.register_buffer("first_row", torch.tensor([0, *itertools.accumulate(sizes[:-1])]))
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Vectors (B, L, D) of integer observations (B, L) or (B, L, components)."""
