@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -9,7 +10,7 @@ import os
 import shutil
 import threading
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -305,25 +306,35 @@ class _Pushes:
         if self._push_to is None or not self._every or run["update"] < self._next or under_way:
             return
         self._next = run["update"] + self._every
-        shutil.rmtree(self._staging, ignore_errors=True)
-        # Links, because the checkpoint itself is removed when newer ones are there.
-        shutil.copytree(checkpoint, self._staging, copy_function=_link)
-        for name, values in ((RECIPE, self._recipe), (RUN, run)):
-            (self._staging / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        self._thread = threading.Thread(target=self._push, args=(self._push_to, run["update"]), daemon=True)
-        self._thread.start()
+        with _saying(run["update"]):
+            shutil.rmtree(self._staging, ignore_errors=True)
+            # Links, because the checkpoint itself is removed when newer ones are there.
+            shutil.copytree(checkpoint, self._staging, copy_function=_link)
+            for name, values in ((RECIPE, self._recipe), (RUN, run)):
+                (self._staging / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            push = threading.Thread(target=self._push, args=(self._push_to, run["update"]), daemon=True)
+            push.start()
+            self._thread = push
 
     def _push(self, push_to: Destination, update: int) -> None:
-        try:
+        with _saying(update):
             push_model(self._staging, push_to)
-        except Exception as error:  # whatever it is, it is not worth the training
-            logger.warning("update %d was not pushed; training goes on: %s", update, error)
 
     def wait(self) -> None:
-        """Until no push is under way."""
+        """Until no push is under way; one that the Hub does not answer ends by itself, after minutes."""
         if self._thread is not None:
             self._thread.join()
         shutil.rmtree(self._staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _saying(update: int) -> Iterator[None]:
+    """Say in one line why an update was not pushed: whatever it is, it is not worth the training."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        logger.warning("update %d was not pushed; training goes on: %s", update, reason)
 
 
 def _link(source: str, target: str) -> None:
@@ -506,18 +517,21 @@ def _as_collected(recipe: Recipe) -> Recipe:
     """The recipe with the tasks and the source that the card of its dataset names, where there is a card."""
     name = recipe.dataset or ""
     folder = hub.folder_of(name, "dataset", ("README.md",))
-    about = configs_of(read_card(folder, name)).get(recipe.family["name"])
+    about = configs_of(read_card(folder, name)).get(recipe.task_family().name)
     if about is None:
         return recipe
     names = [setting.name for setting in dataclasses.fields(CollectSettings)]
     try:
-        family, collect = dict(about["task_family"]), {name: about[name] for name in names}
+        family = dict(about["task_family"])
+        collect = _build(CollectSettings, {setting: about[setting] for setting in names}, "collect")
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the card of {name} does not say how its histories were collected") from error
+        raise ValueError(
+            f"the card of {name} does not say how its histories were collected: {error}"
+        ) from error
     for option, value in recipe.family.items():
         if value != family.get(option):
             raise ValueError(f"{name} was collected with family.{option}={family.get(option)}, not {value}")
-    return dataclasses.replace(recipe, family=family, collect=_build(CollectSettings, collect, "collect"))
+    return dataclasses.replace(recipe, family=family, collect=collect)
 
 
 def _read_json(path: Path) -> Any:

@@ -158,12 +158,17 @@ class LocalServer:
             origin.server_close()
 
     def reset(self) -> None:
-        """Forget requests and faults; those that stall end at once."""
+        """Forget requests and faults."""
+        with self.lock:
+            self.heal()
+            self.requests = []
+
+    def heal(self) -> None:
+        """Forget faults; requests that stall end at once."""
         with self.lock:
             self._wake.set()
             self._wake = threading.Event()
             self._faults = defaultdict(deque)
-            self.requests = []
 
     def fail(
         self, route: str, kind: int | str, count: int | None = 1, skip: int = 0, seconds: float = 60

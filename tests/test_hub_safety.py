@@ -1,4 +1,4 @@
-"""Safety: what others put onto the Hub runs no code, takes no memory, writes nowhere, and is told in one line.
+"""Safety: what others put onto the Hub runs nothing, takes no memory, writes nowhere, and is told in a line.
 
 The organisation "evil" has planted what the real Hub would mostly refuse. Whatever runs leaves a file behind.
 """
@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hub_repos import Commit, Repo
@@ -178,7 +182,7 @@ MODELS: dict[str, tuple[Harm, str]] = {
     "words for spaces": (config(observation_space={"type": "MultiDiscrete", "nvec": "99"}), "cannot be"),
     "nothing for spaces": (config(action_space={}), "the type supported is 'Discrete'"),
     "list for spaces": (config(action_space=[5]), "cannot be loaded"),
-    "words for the context": (config(context_length="long"), "expected int, got str"),
+    "words for the context": (config(context_length="long"), "cannot be loaded"),
     "negative context": (config(context_length=-5), "context_length is -5 transitions"),
     "unknown activation": (config(decoder__hidden_act="evil/kernel"), "cannot be loaded"),
     "unknown numbers": (config(dtype="load"), "cannot be loaded"),
@@ -195,8 +199,10 @@ MODELS: dict[str, tuple[Harm, str]] = {
     "no temperature": (set_json("generation_config.json", temperature=float("nan")), "cannot be loaded"),
     "cold": (set_json("generation_config.json", temperature=-1.0), "cannot be loaded"),
     "long memory": (set_json("generation_config.json", context_length=10**9), "context_length is 1000000000"),
-    "no number": (change_weights(lambda w: {name: v * float("nan") for name, v in w.items()}), "no numbers"),
-    "whole numbers": (change_weights(lambda w: {name: v.long() for name, v in w.items()}), "cannot be"),
+    "no number": (
+        change_weights(lambda w: {n: v / 0 if v.is_floating_point() else v for n, v in w.items()}),
+        "it predicts no numbers",
+    ),
     "other names": (
         change_weights(lambda w: {name.replace("head.", "tail."): v for name, v in w.items()}),
         "are not of one model (head.",
@@ -261,7 +267,6 @@ def test_what_else_a_model_names_or_brings_along_is_ignored(
     hub.add_repo("model", "evil/kernel", {"build/kernel/__init__.py": code})
     result = invoke("generate", MODEL, "--num-episodes", 2)
     assert (result.exit_code, result.stdout) == (0, played)
-    assert {"/".join(seen.path.split("/")[:5]) for seen in hub.requests if "evil" in seen.path}
     assert not [seen.path for seen in hub.requests if "evil/other" in seen.path or "evil/kernel" in seen.path]
 
 
@@ -309,16 +314,19 @@ RECIPES: dict[str, tuple[Harm, str]] = {
         set_json("recipe.json", model__decoder__attn_implementation="evil/kernel"),
         "the decoder sets attn_implementation, which may bring code",
     ),
-    "code": (set_json("recipe.json", model__decoder__auto_map={"AutoModel": "x"}), "the decoder sets auto_map"),
-    "batch": (set_json("recipe.json", train__batch_size=10**12), "train.batch_size is 1000000000000 windows"),
-    "context": (
-        set_json("recipe.json", model__context_length=10**12, model__decoder__max_position_embeddings=2**31),
-        "at most 2147483648" "",
+    "code": (
+        set_json("recipe.json", model__decoder__auto_map={"AutoModel": "x"}),
+        "the decoder sets auto_map",
     ),
+    "batch": (set_json("recipe.json", train__batch_size=10**12), "train.batch_size is 1000000000000 windows"),
+    "context": (set_json("recipe.json", model__context_length=10**9), "a context of 1000000000 transitions"),
     "tracker": (set_json("recipe.json", train__trackers=["wandb"]), "the tracker 'wandb' is not one of"),
     "root": (set_json("recipe.json", dataset="/etc"), "/etc/dark-room holds no Parquet files"),
     "no histories": (set_json("recipe.json", dataset="evil/none"), "there is no such repository"),
-    "out of the cache": (set_json("recipe.json", dataset="evil/x@../../../y"), "no repository on the Hub can"),
+    "out of the cache": (
+        set_json("recipe.json", dataset="evil/x@../../../y"),
+        "no repository on the Hub can",
+    ),
 }
 
 
@@ -327,25 +335,22 @@ def test_training_by_the_recipe_of_others_is_refused_in_one_line(
     kind: str, hub: LocalHub, folder: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     harm, reason = RECIPES[kind]
-    hub.add_repo("dataset", DATASET, contents(dataset_folder))
-    set_json("recipe.json", dataset=DATASET)(folder)
+    set_json("recipe.json", dataset=str(dataset_folder))(folder)
     harm(folder)
-    hub.add_repo("model", MODEL, contents(folder))
-    line = assert_one_line(invoke("train", MODEL, "--output", tmp_path / "trained"))
+    line = assert_one_line(invoke("train", folder, "--output", tmp_path / "trained"))
     assert reason in line
     assert len(line) < 600
     assert not list(tmp_path.glob("trained/*"))
 
 
 @pytest.mark.parametrize("setting", ["num_episodes", "rollouts_per_task", "bootstrap_samples"])
-def test_judging_for_ever_is_refused_in_one_line(setting: str, hub: LocalHub, folder: Path) -> None:
+def test_judging_for_ever_is_refused_in_one_line(setting: str, folder: Path) -> None:
     set_json("recipe.json", **{f"evaluate__{setting}": 10**12})(folder)
-    hub.add_repo("model", MODEL, contents(folder))
-    assert "GiB at least: ask for fewer" in assert_one_line(invoke("evaluate", MODEL, "--no-ed"))
+    assert "GiB at least: ask for fewer" in assert_one_line(invoke("evaluate", folder, "--no-ed"))
 
 
 def curve(*values: Any) -> dict[str, list[Any]]:
-    return dict.fromkeys(("return_per_episode", "low", "high"), [*values])
+    return {key: [*values] for key in ("return_per_episode", "low", "high")}
 
 
 REPORTS: dict[str, Harm] = {
@@ -392,7 +397,9 @@ STATES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("kind", STATES)
-def test_a_training_that_is_none_is_not_resumed(kind: str, hub: LocalHub, folder: Path, tmp_path: Path) -> None:
+def test_a_training_that_is_none_is_not_resumed(
+    kind: str, hub: LocalHub, folder: Path, tmp_path: Path
+) -> None:
     hub.add_repo("model", MODEL, contents(folder) | {"training_state.json": STATES[kind]})
     line = assert_one_line(invoke("train", "--resume", MODEL))
     assert line.startswith(f"ad-hf: the training_state.json in {MODEL} is none of ours")
@@ -437,8 +444,8 @@ def test_files_that_a_repository_hides_are_not_taken(
 # Histories
 
 
-def train(output: Path, tiny: tuple[str, ...], *more: str) -> Any:
-    return invoke("train", "dark-room", "--dataset", DATASET, "--output", output, *more, *sets(tiny))
+def train(dataset: str | Path, output: Path, tiny: tuple[str, ...], *more: str) -> Any:
+    return invoke("train", "dark-room", "--dataset", dataset, "--output", output, *more, *sets(tiny))
 
 
 @pytest.mark.parametrize("streaming", [(), ("--streaming",)])
@@ -451,16 +458,52 @@ def test_histories_come_from_their_repository_whatever_its_card_names(
     code: str,
     pickled: bytes,
 ) -> None:
-    files: dict[str, bytes | str] = {**contents(dataset_folder)}
-    card = files["README.md"].decode()  # type: ignore[union-attr]
-    for elsewhere in ("/etc/passwd", f"{hub.url}/org/other/x.parquet", "hf://datasets/org/other/x.parquet"):
-        files["README.md"] = card.replace("dark-room/train-*.parquet", elsewhere)
-        assert files["README.md"] != card
-        files |= {"histories.py": code, "evil_histories.py": code, "dark-room/train.pkl": pickled}
-        hub.add_repo("dataset", DATASET, files)
-        output = tmp_path / f"m{len(elsewhere)}"
-        assert train(output, tiny, *streaming).exit_code == 0
-    assert not [seen.path for seen in hub.requests if seen.path.endswith((".py", ".pkl")) or "/org/" in seen.path]
+    files = contents(dataset_folder)
+    elsewhere = ["/etc/passwd", f"{hub.url}/org/other/x.parquet", "hf://datasets/org/other/x.parquet"]
+    card = files["README.md"].decode().replace("dark-room/train-*.parquet", json.dumps(elsewhere))
+    assert files["README.md"] != card.encode()
+    files |= {"README.md": card.encode(), "dark-room/train.pkl": pickled}
+    files |= dict.fromkeys(("histories.py", "evil_histories.py"), code.encode())
+    hub.add_repo("dataset", DATASET, files)
+    assert train(DATASET, tmp_path / "m", tiny, *streaming).exit_code == 0
+    asked = [seen.path for seen in hub.requests]
+    assert not [path for path in asked if path.endswith((".py", ".pkl")) or "/org/" in path]
+
+
+@pytest.mark.parametrize(
+    ("kind", "streaming"),
+    [
+        ("declares more than there is", ()),
+        *((kind, options) for kind in ("is cut", "is something else") for options in ((), ("--streaming",))),
+    ],
+)
+def test_histories_that_are_none_are_refused_in_one_line(
+    streaming: tuple[str, ...],
+    kind: str,
+    hub: LocalHub,
+    dataset_folder: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shard = next(dataset_folder.glob("dark-room/train-*"))
+    table = pq.read_table(shard)
+    data = {"is cut": shard.read_bytes()[:-9], "is something else": b"PAR1" * 500}.get(kind, b"")
+    if not data:  # a few kilobytes that stand for a quarter of a gigabyte
+        zeros = pa.ListArray.from_arrays(pa.array([0, 1_000_000]), np.zeros(1_000_000))
+        table = table.slice(0, 1).set_column(table.schema.get_field_index("reward"), "reward", zeros)
+        with pq.ParquetWriter(tmp_path / "bomb", table.schema) as writer:
+            for _ in range(32):
+                writer.write_table(table)
+        data = (tmp_path / "bomb").read_bytes()
+        free = psutil.virtual_memory()._replace(available=2**27)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    assert len(data) < 100_000
+    name = f"{shard.parent.name}/{shard.name}"
+    hub.add_repo("dataset", DATASET, contents(dataset_folder) | {name: data})
+    line = assert_one_line(train(DATASET, tmp_path / "m", tiny, *streaming))
+    assert shard.name in line
+    assert len(line) < 600
 
 
 CARDS: dict[str, str] = {
@@ -473,17 +516,20 @@ CARDS: dict[str, str] = {
     "100 MB": "#" * 100_000_000,
     "a newer format": "ad_hf: {format_version: '99.0'}",
     "half of how": "ad_hf: {configs: {dark-room: {complete: true}}}",
-    "words for how": "ad_hf: {configs: {dark-room: whole}}",
+    "words for how": "ad_hf: {configs: {dark-room: {task_family: {name: dark-room, seed: 0}, "
+    "source: q-learning, num_episodes: many, learners_per_task: 1, lockstep: 1, seed: 0, settings: {}}}}",
 }
 
 
 @pytest.mark.parametrize("kind", CARDS)
-def test_the_card_of_others_is_read_or_refused_in_one_line(
-    kind: str, hub: LocalHub, dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path
+def test_the_card_of_others_is_refused_in_one_line(
+    kind: str, dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    card = f"---\n{CARDS[kind]}\n---\n# Histories\n"
-    hub.add_repo("dataset", DATASET, contents(dataset_folder) | {"README.md": card})
-    line = assert_one_line(train(tmp_path / "m", tiny))
+    histories = tmp_path / "histories"  # as pulled
+    shutil.copytree(dataset_folder, histories)
+    (histories / "README.md").write_text(f"---\n{CARDS[kind]}\n---\n# Histories\n")
+    line = assert_one_line(train(histories, tmp_path / "m", tiny))
+    assert str(histories) in line
     assert len(line) < 600
     assert not (tmp_path / "m").exists()
 
@@ -493,11 +539,11 @@ def test_words_on_the_card_of_others_are_never_evaluated(
 ) -> None:
     # Ours are added to a card that is there, and the template is filled with what it tells of the others.
     words = "{{ 7 * 191 }}{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}"
-    card = (dataset_folder / "README.md").read_text()
-    theirs = json.dumps({"configs": {words: {"settings": words, "command": words, "source": words}}})
-    hub.add_repo("dataset", "org/histories", {"README.md": f"---\nad_hf: {theirs}\ntitle: '{words}'\n---\n{words}\n"})
+    theirs = {"configs": {words: {"settings": words, "command": words, "source": words}}}
+    card = f"---\n{json.dumps({'ad_hf': theirs, 'title': words})}\n---\n"
+    hub.add_repo("dataset", "org/histories", {"README.md": card})
     result = invoke("push", dataset_folder, "org/histories")
-    found = hub.files("dataset", "org/histories")["README.md"].decode()
-    assert "1337" not in found + result.stdout + result.stderr
-    assert "class" not in found.replace("__class__", "").replace("__subclasses__", "").replace(card, "") or True
-    assert words in found
+    assert result.exit_code == 0, result.stderr
+    text = hub.files("dataset", "org/histories")["README.md"].decode().split("---\n")[2]
+    assert text.count(words) > 3
+    assert "1337" not in text

@@ -431,8 +431,13 @@ def test_whatever_the_hub_does_while_histories_are_exchanged_none_is_lost_and_tr
 
 
 @pytest.mark.parametrize("route", ["info", "tree", "content"])
-def test_a_hub_that_fails_from_the_start_is_refused_in_one_line(route: str, published: LocalHub) -> None:
+def test_a_hub_that_goes_on_failing_from_the_start_is_refused_in_one_line(
+    route: str, published: LocalHub
+) -> None:
     stream = open_stream("org/counting", "counting")
+    published.fail(route, 503, 3)
+    HistoryPool(stream, 16, seed=0).close()
+    HfFileSystem.clear_instance_cache()
     published.fail(route, 503, None)
     with pytest.raises(HubError, match=r"^datasets/org/counting@[^\n]+ answers 503: try again later$"):
         HistoryPool(stream, 16, seed=0)
@@ -492,8 +497,16 @@ def replaced(column: str, value: Any) -> Callable[[dict[str, bytes], str], None]
 
 
 def flip(files: dict[str, bytes], shard: str) -> None:
-    content = bytearray(files[shard])
-    content[100] ^= 0xFF
+    """Change one reward; nothing but a checksum can tell."""
+    table, buffer = pq.read_table(pa.BufferReader(files[shard])), io.BytesIO()
+    pq.write_table(table, buffer, compression="none", use_dictionary=False, write_page_checksum=True)
+    group = pq.ParquetFile(buffer).metadata.row_group(0)
+    columns = {
+        group.column(number).path_in_schema: group.column(number) for number in range(group.num_columns)
+    }
+    reward = columns["reward.list.element"]
+    content = bytearray(buffer.getvalue())
+    content[reward.data_page_offset + reward.total_compressed_size - 1] ^= 0xFF
     files[shard] = bytes(content)
 
 

@@ -4,16 +4,14 @@ Data goes to stdout, talk to stderr. Heavy imports stand inside the verbs: torch
 seconds, and `--help` must not pay for them.
 """
 
-import signal
-
 from ad_hf.cli import route  # isort: skip  # before the verbs of the Hub, as --help lists them
 from ad_hf.cli import hub
-from ad_hf.cli.command import app, interrupt
+from ad_hf.cli.command import app, end_soon_when_interrupted
 
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGINT, interrupt)
+    end_soon_when_interrupted()
     app()
 
 

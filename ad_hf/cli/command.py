@@ -8,9 +8,9 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -58,18 +58,17 @@ def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
-            debug = os.environ.get("AD_HF_DEBUG") == "1"
             try:
-                _prepare_libraries(debug)
+                _prepare_libraries()
                 function(*args, **kwargs)
             except KeyboardInterrupt:
                 _fail(INTERRUPTED)
             except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
                 raise
             except Exception as error:
-                if debug or not _is_known(error):
+                if is_debugging() or not _is_known(error):
                     raise
-                _fail(_one_line(error))
+                _fail(one_line(error))
 
         name = function.__name__.rstrip("_")
         return app.command(
@@ -77,6 +76,11 @@ def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None
         )(run)
 
     return register
+
+
+def is_debugging() -> bool:
+    """Whether to show tracebacks and what libraries say."""
+    return os.environ.get("AD_HF_DEBUG") == "1"
 
 
 def _is_known(error: Exception) -> bool:
@@ -87,7 +91,7 @@ def _is_known(error: Exception) -> bool:
     return isinstance(error, OSError | ValueError | GymnasiumError | StrictDataclassError | SafetensorError)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What went wrong; of a long message its two ends, where the value and the way out stand."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"there is no {error.filename}: check the path"
@@ -101,18 +105,21 @@ def _one_line(error: Exception) -> str:
     return message if len(message) <= 500 else f"{message[:300]} ... {message[-180:]}"
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Let Ctrl-C end the command soon: threads in which the clients wait for the Hub would hold it up."""
+def end_soon_when_interrupted() -> None:
+    """Let Ctrl-C end the command also where clients of the Hub wait for an answer and do not notice it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)  # Python writes there whatever the main thread does
 
-    def end() -> None:
+    def watch() -> None:
+        while os.read(reading, 1) != bytes([signal.SIGINT]):
+            pass
+        time.sleep(GRACE)
         if not _failed.is_set():
             typer.echo(f"ad-hf: {INTERRUPTED}", err=True)
         os._exit(1)
 
-    timer = threading.Timer(GRACE, end)
-    timer.daemon = True
-    timer.start()
-    signal.default_int_handler(number, frame)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _fail(message: str) -> None:
@@ -128,9 +135,9 @@ def say(message: str) -> None:
         typer.echo(message, err=True)
 
 
-def _prepare_libraries(debug: bool) -> None:
+def _prepare_libraries() -> None:
     """Keep the libraries from waiting for ever, and unless somebody looks for a mistake, from talking."""
-    if not debug:
+    if not is_debugging():
         _quieten()
     from ad_hf.hub import be_patient_but_not_for_ever
 

@@ -20,7 +20,9 @@ from ad_hf.cli.command import (
     Private,
     Token,
     command,
+    is_debugging,
     is_main,
+    one_line,
     progress,
     say,
 )
@@ -369,17 +371,18 @@ def _prepare(to: Any, repo_type: str) -> None:
 
 
 def _push_or_say(push: Callable[[], str], folder: Path, to: Any) -> bool:
-    """Push finished work, or say how to do it later: it is no reason to fail."""
-    from ad_hf.hub import HubError
-
+    """Push finished work, or say how to do it later: whatever is wrong, it is no reason to fail."""
     try:
-        typer.echo(push())
-    except HubError as error:
+        address = push()
+    except Exception as error:
+        if is_debugging():
+            raise
         options = ["--private"] * to.private + ["--overwrite-card"] * to.overwrite_card
         options += ["--revision", to.revision] if to.revision else []
-        say(f"ad-hf: not pushed: {error}. All is whole in {folder}; push it later:")
+        say(f"ad-hf: not pushed: {one_line(error)}. All is whole in {folder}; push it later:")
         say(shlex.join(["ad-hf", "push", str(folder), to.repo_id, *options]))
         return False
+    typer.echo(address)
     return True
 
 

@@ -1,0 +1,612 @@
+"""Push and pull under faults: all or nothing, with a bounded number of tries, and one line on what to do.
+
+A *stage* is a route of the local Hub that a push or a pull passes; every fault is injected at every stage.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import httpx2  # comes with huggingface_hub
+import pytest
+from hub_server import LocalHub
+from huggingface_hub import HfApi, HfFileSystem, RepoCard, constants, file_download, set_client_factory
+from huggingface_hub.utils import _http, _xet, disable_progress_bars, enable_progress_bars
+
+from ad_hf import hub as client
+
+# hf_xet is patient for minutes, too; it reads these when it begins a session.
+XET = {"RETRY_BASE_DELAY": "10ms", "RETRY_MAX_ATTEMPTS": "2"}
+PATIENCE = 0.4  # seconds
+ANY_WAY_OUT = r"(again later|log in with `hf auth login`|\(`hf auth login`\)|check [\w/]+)"
+
+
+class HastyTime:
+    """The module `time`, for the clients, which would wait for half a minute."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, 0.01))
+
+
+@pytest.fixture(autouse=True)
+def haste(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything that waits waits shortly; no client remembers anything."""
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(client, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(client, "PERSISTENCE", 1.5)
+    monkeypatch.setattr(client, "SLOWEST", 1e6)
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", HastyTime())
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", PATIENCE)
+    for name, value in XET.items():
+        monkeypatch.setenv(f"HF_XET_CLIENT_{name}", value)
+    monkeypatch.delenv("HF_XET_CLIENT_READ_TIMEOUT", raising=False)
+    client.be_patient_but_not_for_ever()
+    disable_progress_bars()
+    client._warn_once.cache_clear()
+    forget()
+    yield
+    enable_progress_bars()
+    set_client_factory(_http.default_client_factory)
+    os.environ.pop("HF_XET_CLIENT_READ_TIMEOUT", None)
+    forget()
+
+
+def forget() -> None:
+    """Let the clients of this process begin anew, as those of another would."""
+    HfFileSystem.clear_instance_cache()
+    _xet.XET_CONNECTION_INFO_CACHE.clear()
+    _xet.abort_xet_session()
+
+
+class Fault(NamedTuple):
+    """What `LocalHub.fail` takes."""
+
+    kind: int | str
+    count: int | None = 1
+
+
+FAULTS = {
+    "500 once": Fault(500),
+    "503 once": Fault(503),
+    "429 once": Fault(429),
+    "reset once": Fault("reset"),
+    "cut once": Fault("cut"),
+    "stall once": Fault("stall"),
+    "lost answer": Fault("lost"),
+    "lie once": Fault("lie"),
+    "503 for ever": Fault(503, None),
+    "429 for ever": Fault(429, None),
+    "reset for ever": Fault("reset", None),
+    "cut for ever": Fault("cut", None),
+    "stall for ever": Fault("stall", None),
+    "lie for ever": Fault("lie", None),
+    "401": Fault(401, None),
+    "403": Fault(403, None),
+    "404": Fault(404, None),
+    "409 once": Fault(409),
+    "412 once": Fault(412),
+    "Ctrl-C": Fault("stall", None),
+}
+# What becomes of a push or a pull.
+DONE, GIVEN_UP, REFUSED, INTERRUPTED = "done", "given up, for the moment", "refused", "interrupted"
+
+
+def expected(fault: str, exceptions: dict[str, str]) -> str:
+    """What becomes of it, where no exception is named."""
+    if fault in exceptions:
+        return exceptions[fault]
+    if fault == "Ctrl-C":
+        return INTERRUPTED
+    if fault.endswith("for ever"):
+        return GIVEN_UP
+    return REFUSED if fault in ("401", "403", "404", "409 once", "412 once") else DONE
+
+
+def outcome(call: Callable[[], object], stage: str, fault: str, hub: LocalHub) -> str:
+    """Do it with the fault; what became of it, once its message and its number of tries have proved right."""
+    try:
+        if fault == "Ctrl-C":
+            with pressing_ctrl_c(lambda: hub.tries(stage) > 0):
+                call()
+        else:
+            call()
+    except client.HubError as error:
+        message = str(error)
+        assert message.startswith("org/m: ")
+        assert re.search(ANY_WAY_OUT, message), message
+        assert "\n" not in message
+        assert len(message) < 250
+        assert not re.search(r"https?://(?!127)", message), "addresses of content may be secrets"
+        return GIVEN_UP if error.passing else REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+class pressing_ctrl_c:  # noqa: N801
+    """Sends this process a SIGINT when something has happened; a second one never comes."""
+
+    def __init__(self, happened: Callable[[], bool]) -> None:
+        self.happened, self.over = happened, threading.Event()
+
+    def __enter__(self) -> None:
+        self.old = signal.signal(signal.SIGINT, self.interrupt)
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+
+    def watch(self) -> None:
+        while not self.over.wait(0.01):
+            if self.happened():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self.over.is_set():
+            raise KeyboardInterrupt
+
+    def __exit__(self, *exception: object) -> None:
+        self.over.set()
+        self.thread.join()
+        signal.signal(signal.SIGINT, self.old)
+
+
+def cases(stages: dict[str, dict[str, str]], quick: set[tuple[str, str]]) -> list[Any]:
+    """Every fault at every stage, with what has to become of it; all but a few are slow together."""
+    assert quick <= set(itertools.product(stages, FAULTS))
+    return [
+        pytest.param(
+            stage,
+            fault,
+            expected(fault, stages[stage]),
+            id=f"{stage}, {fault}",
+            marks=[] if (stage, fault) in quick else [pytest.mark.slow],
+        )
+        for stage, fault in itertools.product(stages, FAULTS)
+    ]
+
+
+# Push
+
+NOISE = random.Random(0).randbytes(100_000)
+CONFLICT = {"409 once": DONE, "412 once": DONE}  # as if somebody had been faster
+NO_BODY = {"lie once": DONE, "lie for ever": DONE}
+AGAIN = {"lie for ever": DONE, "cut for ever": DONE}  # it is done, and found to be so
+PUSH = {
+    "auth-check": NO_BODY,
+    "create": CONFLICT | AGAIN,
+    "branch": NO_BODY | {"cut for ever": DONE},
+    "info": {},
+    "resolve": {},
+    "validate-yaml": CONFLICT,
+    "preupload": CONFLICT,
+    "xet-token": {},
+    "xorb": {},
+    "shard": {"stall once": GIVEN_UP},  # after a time that allows for large uploads
+    "lfs-batch": CONFLICT,
+    "lfs-put": NO_BODY | {"cut for ever": GIVEN_UP},
+    "lfs-verify": NO_BODY | {"503 for ever": DONE, "429 for ever": DONE, "reset for ever": DONE} | AGAIN,
+    "commit": CONFLICT | AGAIN,
+    "refs": {},
+    "tag": NO_BODY | {"cut for ever": DONE},
+}
+QUICK_PUSH = {
+    ("auth-check", "401"),
+    ("create", "lost answer"),
+    ("info", "stall once"),
+    ("resolve", "lie for ever"),
+    ("preupload", "503 for ever"),
+    ("xorb", "reset for ever"),
+    ("shard", "500 once"),
+    ("lfs-put", "403"),
+    ("commit", "500 once"),
+    ("commit", "lost answer"),
+    ("commit", "412 once"),
+    ("commit", "Ctrl-C"),
+    ("tag", "503 for ever"),
+}
+# Requests that a client makes of one try of ours: hf_xet makes 3 here, huggingface_hub 6 of some.
+REQUESTS = {"resolve": 8, "preupload": 6, "tree": 6, "lfs-batch": 6, "lfs-put": 6, "lfs-verify": 6}
+REQUESTS |= {"xet-token": 6, "xorb": 3, "shard": 3, "reconstruction": 4, "content": 7, "tag": 2, "info": 2}
+OLD = {
+    ".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n",
+    "README.md": b"---\nlicense: mit\n---\n# By hand\n",
+    "data/old.parquet": NOISE[:1000],
+    "notes.txt": b"of others",
+}
+
+
+def card(theirs: RepoCard | None) -> RepoCard:
+    """Theirs, with a word of ours."""
+    made = theirs or RepoCard("---\nlicense: mit\n---\n# Made\n")
+    made.data["pretty_name"] = "ours"
+    return made
+
+
+@pytest.mark.parametrize(("stage", "fault", "fate"), cases(PUSH, QUICK_PUSH))
+def test_a_push_is_done_as_a_whole_or_not_at_all(
+    stage: str, fault: str, fate: str, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", stage.startswith("lfs"))
+    branch = "next" if stage == "branch" else "main"
+    before = 1
+    if stage != "create":
+        hub.add_repo("dataset", "org/m", OLD)
+        HfApi().create_tag("org/m", tag="v1", repo_type="dataset")
+    data = tmp_path / "new.parquet"
+    data.write_bytes(NOISE)
+    files: dict[str, Path | bytes] = {"data/new.parquet": data, "config.json": b"{}"}
+
+    def push() -> str:
+        revision = None if branch == "main" else branch
+        return client.publish("org/m", "dataset", files, card, "Add", False, revision, "v1", ("data/*",))
+
+    def there() -> dict[str, bytes]:
+        return hub.files("dataset", "org/m", branch)
+
+    def assert_done() -> None:
+        """Everything is there, in one commit."""
+        found = there()
+        assert found["data/new.parquet"] == NOISE
+        assert found["config.json"] == b"{}"
+        assert b"pretty_name: ours" in found["README.md"]
+        assert set(found) - OLD.keys() == {"data/new.parquet", "config.json"}
+        assert "data/old.parquet" not in found
+        assert (b"# By hand" in found["README.md"], "notes.txt" in found) == (stage != "create",) * 2
+        commits = hub.commits("dataset", "org/m", branch)
+        assert len(commits) == before + 1
+        if branch == "main":
+            assert hub.refs("dataset", "org/m")["tags"] == {"v1": commits[0].id}
+
+    hub.fail(stage, *FAULTS[fault])
+    began = time.monotonic()
+    assert outcome(push, stage, fault, hub) == fate
+    assert time.monotonic() - began < 25, "it waits much longer than it has been told"
+
+    bound = 1 if fate == REFUSED else client.TRIES * REQUESTS.get(stage, 1)
+    assert 1 <= hub.tries(stage) <= bound
+    after = stage in ("refs", "tag")  # the commit
+    if fate == DONE:
+        assert_done()
+    elif after:
+        assert there()["data/new.parquet"] == NOISE
+    elif stage not in ("create", "branch"):
+        assert len(hub.commits("dataset", "org/m")) == before
+        assert there() == OLD
+    assert data.read_bytes() == NOISE
+    assert [path.name for path in tmp_path.iterdir()] == ["new.parquet"]
+
+    hub.heal()
+    forget()
+    assert push() == f"{hub.url}/datasets/org/m"
+    assert_done()
+
+
+def test_a_push_that_finds_everything_there_adds_no_commit(hub: LocalHub) -> None:
+    for _ in range(2):
+        client.publish("org/m", "dataset", {"data.parquet": NOISE}, card, "Add", tag="v1")
+        assert len(hub.commits("dataset", "org/m")) == 2  # the Hub makes the first one
+
+
+def test_others_who_are_always_faster_are_given_way_to_in_the_end(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CONFLICTS", 4)
+    hub.add_repo("dataset", "org/m", OLD)
+    numbers = itertools.count()
+
+    def slow_card(theirs: RepoCard | None) -> RepoCard:
+        hub.add_commit("dataset", "org/m", {f"{next(numbers)}.txt": "faster"})
+        return card(theirs)
+
+    with pytest.raises(client.HubError, match=r"^org/m: others change it .*: try again later$"):
+        client.publish("org/m", "dataset", {"config.json": b"{}"}, slow_card, "Add")
+    assert hub.tries("commit") == 4
+    assert "config.json" not in hub.files("dataset", "org/m")
+    assert len(hub.commits("dataset", "org/m")) == 5  # of others
+
+
+def test_a_try_begins_no_later_than_persistence_allows(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PERSISTENCE", 0.0)
+    hub.fail("auth-check", 503, None)
+    with pytest.raises(client.HubError, match="answers 503: try again later"):
+        client.prepare("org/m", "model")
+    assert hub.tries("auth-check") == 1
+
+
+def test_patience_holds_for_requests_that_ask_for_none(hub: LocalHub) -> None:
+    hub.add_repo("model", "org/m", {"config.json": "{}"})
+    hub.fail("info", "stall")
+    with pytest.raises(httpx2.ReadTimeout):
+        HfApi().model_info("org/m", timeout=None)
+
+
+def test_patience_holds_for_the_end_of_an_upload_where_hf_xet_has_none(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 0.05)
+    monkeypatch.setattr(client, "PERSISTENCE", 0.0)
+    hub.fail("shard", "stall")
+    began = time.monotonic()
+    with pytest.raises(client.HubError, match=r"^org/m: the storage of .* was cancelled\): try again later$"):
+        client.publish("org/m", "dataset", {"data.parquet": NOISE}, card, "Add")
+    assert time.monotonic() - began < 5
+
+
+def test_patience_is_not_cut_to_whole_seconds(hub: LocalHub) -> None:
+    """For hf_xet would take 0 s at its word."""
+    assert os.environ["HF_XET_CLIENT_READ_TIMEOUT"] == "400ms"
+    client.publish("org/m", "dataset", {"data.parquet": NOISE}, card, "Add")
+    assert hub.tries("xorb") == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "repository", "reason"),
+    [
+        ("hf_of_nobody", "org/m", "the Hub does not accept your token: log in with `hf auth login`"),
+        ("hf_of_nobody", "org/new", "the Hub does not accept your token: log in with `hf auth login`"),
+        ("hf_bob_write", "org/new", "your token may not do this"),
+        ("hf_bob_write", "org/m", "your token may not do this"),
+        ("hf_ada_read", "org/m", "your token may not do this"),
+        ("hf_ada_read", "org/new", "your token may not do this"),
+        ("", "org/new", "log in with `hf auth login`"),
+        ("", "org/m", "log in with `hf auth login`"),
+    ],
+)
+def test_who_may_not_write_is_told_before_any_work(
+    token: str, repository: str, reason: str, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.add_repo("model", "org/m", {"config.json": "{}"})
+    with pytest.raises(client.HubError, match=f"^{repository}: .*{re.escape(reason)}") as refused:
+        client.prepare(repository, "model")
+    assert not refused.value.passing
+    with pytest.raises(KeyError):
+        hub.repo("model", "org/new")
+
+
+# Pull
+
+PULL: dict[str, dict[str, str]] = {
+    "info": {},
+    "tree": {},
+    "resolve": {},
+    "xet-token": NO_BODY,  # its headers are read
+    "reconstruction": {},
+    "content": {},
+}
+QUICK_PULL = {
+    ("info", "500 once"),
+    ("tree", "cut once"),
+    ("resolve", "404"),
+    ("xet-token", "stall once"),
+    ("reconstruction", "429 for ever"),
+    ("content", "lie once"),
+    ("content", "Ctrl-C"),
+}
+PATTERNS = ("*.parquet", "README.md")
+WANTED = {"README.md": b"# New\n", "data/a.parquet": NOISE, "data/b.parquet": NOISE[::-1]}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("storage", ["xet", "plain"])
+@pytest.mark.parametrize(("stage", "fault", "fate"), cases(PULL, QUICK_PULL))
+def test_a_pull_is_whole_or_nothing(
+    storage: str,
+    stage: str,
+    fault: str,
+    fate: str,
+    hub: LocalHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if storage == "plain":
+        if stage in ("xet-token", "reconstruction"):
+            pytest.skip("without Xet there is none")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.add_repo("dataset", "org/m", WANTED | {"run.exe": b"not wanted"})
+    output = tmp_path / "here" / "out"
+
+    def pull() -> None:
+        client.fetch("org/m", "dataset", PATTERNS, output)
+
+    hub.fail(stage, *FAULTS[fault])
+    began = time.monotonic()
+    assert outcome(pull, stage, fault, hub) == fate
+    assert time.monotonic() - began < 25, "it waits much longer than it has been told"
+
+    files = 3 if stage in ("resolve", "content") else 2
+    tries = 1 if fate == REFUSED else client.TRIES
+    assert 1 <= hub.tries(stage) <= tries * REQUESTS.get(stage, 1) * files
+    if fate == DONE:
+        assert contents(output) == WANTED
+    else:
+        assert contents(tmp_path) == {}, "nothing half-written is left"
+        assert not output.exists()
+
+    hub.heal()
+    forget()
+    shutil.rmtree(output, ignore_errors=True)
+    pull()
+    assert contents(tmp_path) == {f"here/out/{name}": what for name, what in WANTED.items()}
+
+
+@pytest.mark.parametrize("storage", ["xet", "plain"])
+def test_any_number_of_damaged_files_is_fetched_anew(
+    storage: str, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", storage == "plain")
+    files = {f"{n}.parquet": NOISE[n:] for n in range(client.TRIES + 3)}
+    hub.add_repo("dataset", "org/m", files)
+    hub.fail("content", "lie", len(files))
+    assert contents(client.fetch("org/m", "dataset", PATTERNS, tmp_path / "out")) == files
+
+
+def test_damaged_files_of_the_same_content_are_fetched_anew(hub: LocalHub, tmp_path: Path) -> None:
+    files = dict.fromkeys(("a.parquet", "b.parquet", "c.parquet"), NOISE)
+    hub.add_repo("dataset", "org/m", files)
+    hub.fail("content", "lie", 3)
+    assert contents(client.fetch("org/m", "dataset", PATTERNS, tmp_path / "out")) == files
+
+
+# The cache
+
+
+@pytest.fixture
+def older(hub: LocalHub) -> Path:
+    """A repository whose first version is in the cache, while the Hub has a second one."""
+    hub.add_repo("dataset", "org/m", {"README.md": "# First\n", "a.parquet": NOISE})
+    folder = client.fetch("org/m", "dataset", PATTERNS)
+    hub.add_commit("dataset", "org/m", {"README.md": "# Second\n"})
+    forget()
+    return folder
+
+
+@pytest.mark.parametrize("fault", ["500 once", "429 once", "reset once", "cut once", "lie once"])
+def test_a_hub_that_stumbles_is_not_taken_for_one_that_is_away(
+    fault: str, older: Path, hub: LocalHub
+) -> None:
+    hub.fail("info", *FAULTS[fault])
+    assert (client.fetch("org/m", "dataset", PATTERNS) / "README.md").read_text() == "# Second\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "fault"),
+    [
+        ("*", "503 for ever"),
+        ("*", "reset for ever"),
+        ("*", "cut for ever"),
+        ("*", "stall for ever"),
+        ("tree", "503 for ever"),
+    ],
+)
+def test_what_the_cache_holds_is_used_while_the_hub_is_away_and_that_is_said(
+    stage: str, fault: str, older: Path, hub: LocalHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.fail(stage, *FAULTS[fault])
+    for _ in range(2):
+        assert client.fetch("org/m", "dataset", PATTERNS) == older
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "ad_hf.hub"]
+    assert re.match(r"org/m: the Hub at .*; until then, what the cache holds is used$", line)
+
+
+def test_a_version_is_used_whole_or_not_at_all(older: Path, hub: LocalHub) -> None:
+    hub.add_commit("dataset", "org/m", {"b.parquet": NOISE[::-1]})
+    hub.fail("content", 503, None)
+    with pytest.raises(client.HubError, match=r"^org/m: .*try again later$"):
+        client.fetch("org/m", "dataset", PATTERNS)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_who_is_refused_is_not_given_what_the_cache_holds(status: int, older: Path, hub: LocalHub) -> None:
+    hub.fail("info", status, None)
+    with pytest.raises(client.HubError, match=r"^org/m: "):
+        client.fetch("org/m", "dataset", PATTERNS)
+
+
+# No Hub at all
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a Hub that is not running."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    return address
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: client.prepare("org/m", "model"),
+        lambda: client.publish("org/m", "model", {"config.json": b"{}"}, card, "Add"),
+        lambda: client.fetch("org/m", "model", client.MODEL_FILES),
+        lambda: client.list_files("org/m", "dataset"),
+        lambda: client.open_remote("datasets/org/m@0123/a.parquet"),
+        lambda: client.list_repositories("org/m"),
+    ],
+    ids=["prepare", "publish", "fetch", "list files", "open", "list repositories"],
+)
+def test_a_hub_that_is_not_running_is_named(call: Callable[[], object], no_hub: str) -> None:
+    with pytest.raises(client.HubError) as error:
+        call()
+    assert error.value.passing
+    away = rf"org/m.*: the Hub at {no_hub} cannot be reached \(ConnectError\): try again later$"
+    assert re.search(away, str(error.value))
+
+
+def test_the_cache_is_used_at_once_where_there_is_no_network(
+    older: Path, no_hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT", 60.0)
+    assert client.fetch("org/m", "dataset", PATTERNS) == older
+
+
+# A full disk
+
+PULL_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from ad_hf import hub
+if sys.argv[1] == "output":  # is full, and the cache is not
+    hub.fetch("org/m", "dataset", ("*.parquet",))
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+try:
+    hub.fetch("org/m", "dataset", ("*.parquet",), Path("out"))
+except hub.HubError as error:
+    print(error.passing, error)
+print(*Path().glob("out*"), *Path().glob(".out*"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+hub.fetch("org/m", "dataset", ("*.parquet",), Path("out"))
+print(sum(file.stat().st_size for file in Path("out").iterdir()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xet", ["xet", "plain"])
+@pytest.mark.parametrize("full", ["cache", "output"])
+def test_a_full_disk_is_said_and_leaves_nothing_behind(
+    full: str, xet: str, hub: LocalHub, run_python: Callable[..., str]
+) -> None:
+    """A limit on the size of files stands for the end of the disk, which a test cannot bring about."""
+    hub.add_repo("dataset", "org/m", {"a.parquet": NOISE, "b.parquet": NOISE[::-1]})
+    env = {"HF_HUB_DISABLE_XET": "1" if xet == "plain" else "0"}
+    said, left, size = run_python(PULL_ON_A_FULL_DISK, full, env=env).splitlines()
+    assert re.fullmatch(
+        rf"False org/m: {os.strerror(errno.EFBIG)} \(.*\): check the space and the permissions there", said
+    )
+    assert left == ""
+    assert size == "200000"
+
+
+def test_what_hf_xet_tells_of_a_full_disk_is_not_taken_for_the_network() -> None:
+    told = f"Task error: File reconstruction error: IO Error: whatever (os error {errno.ENOSPC})"
+    with pytest.raises(client.HubError) as error, client.in_one_line("org/m"):
+        raise RuntimeError(told)
+    assert str(error.value).startswith(f"org/m: {os.strerror(errno.ENOSPC)} (")
+    assert not error.value.passing
