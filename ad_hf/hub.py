@@ -436,6 +436,8 @@ def prepare(repo_id: str, repo_type: str, private: bool = False, revision: str |
     """
     if split_reference(repo_id)[1] is not None:
         raise HubError(f"{repo_id!r} is not org/name alone: name the branch with --revision")
+    if revision is not None:
+        split_reference(f"{repo_id}@{revision}")
     api = HfApi()
     with in_one_line(repo_id):
 

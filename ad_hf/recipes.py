@@ -257,9 +257,8 @@ def run_train(
 
 
 def _check_batch(batch_size: int, context_length: int) -> None:
-    """Refuse batches that do not fit into memory, of which a recipe may come from somebody else."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    needed = batch_size * context_length * 16 // processes  # bytes of a transition at least
+    """Refuse batches that do not fit into memory: a recipe may come from somebody else."""
+    needed = batch_size * context_length * 16 // int(os.environ.get("WORLD_SIZE", "1"))  # bytes at least
     if needed > psutil.virtual_memory().available:
         raise ValueError(
             f"train.batch_size is {batch_size} windows of {context_length} transitions, which take "
@@ -359,9 +358,9 @@ def fetch_checkpoint(name: str, output: Path) -> None:
             f"{name} holds no unfinished training to resume (no {PROGRESS}): --push-every pushes one"
         )
     progress = _read_json(folder / PROGRESS)
-    update = progress.get("update") if isinstance(progress, dict) else None
-    made_with = progress.get("made_with") if isinstance(progress, dict) else None
-    if type(update) is not int or update < 1 or not isinstance(made_with, dict):
+    progress = progress if isinstance(progress, dict) else {}
+    update = progress.get("update")
+    if type(update) is not int or update < 1 or not isinstance(progress.get("made_with"), dict):
         raise ValueError(f"the {PROGRESS} in {name} is none of ours: it does not say how far training was")
     checkpoints = output / "checkpoints"
     if any(found.name >= f"update-{update:08d}" for found in checkpoints.glob("update-*")):
@@ -456,7 +455,9 @@ def run_evaluate(
     )
     output = output or Path(checkpoint)
     output.mkdir(parents=True, exist_ok=True)
-    (output / EVALUATION).write_text(json.dumps(report), encoding="utf-8")
+    partial = output / f"{EVALUATION}.partial"
+    partial.write_text(json.dumps(report), encoding="utf-8")
+    partial.replace(output / EVALUATION)  # not into what a link leads to, as in the cache of the Hub
     return report
 
 

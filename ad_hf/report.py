@@ -256,7 +256,9 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    figure.savefig(path)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png")
+    partial.replace(path)  # whole, and not into what a link there leads to
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:

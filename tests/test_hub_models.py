@@ -36,23 +36,14 @@ STATE = {"training_state.json", "training_state.safetensors"}
 
 @dataclass
 class Story:
-    """What was left behind by histories collected and a model trained, both with --push-to-hub.
+    """What was left behind by histories collected and a model trained, both with --push-to-hub."""
 
-    Args:
-        folder: of the model.
-        said: all that the commands printed.
-        titles: of the model's commits, oldest first.
-        dataset: the files of the dataset on the Hub.
-        unfinished: those of the model after its first push.
-        finished: those of the model in the end.
-    """
-
-    folder: Path
-    said: str
-    titles: list[str]
-    dataset: dict[str, bytes]
-    unfinished: dict[str, bytes]
-    finished: dict[str, bytes]
+    folder: Path  # of the model
+    said: str  # all that the commands printed
+    titles: list[str]  # of the model's commits, oldest first
+    dataset: dict[str, bytes]  # the files of the dataset on the Hub
+    unfinished: dict[str, bytes]  # those of the model after its first push
+    finished: dict[str, bytes]  # those of the model in the end
 
 
 @pytest.fixture(scope="module")
@@ -456,10 +447,8 @@ def test_a_streaming_training_is_finished_on_another_machine_bit_by_bit(
 def test_a_finished_model_is_not_resumed(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = assert_one_line(invoke("train", "--resume", model))
-    assert said == (
-        f"ad-hf: {model} holds no unfinished training to resume (no training_state.json): "
-        "--push-every pushes one\n"
-    )
+    why = "holds no unfinished training to resume (no training_state.json): --push-every pushes one"
+    assert said == f"ad-hf: {model} {why}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -495,6 +484,16 @@ def test_a_model_is_pulled_into_the_cache_or_a_folder(
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
     assert sum(seen.route == "resolve" and seen.method == "GET" for seen in hub.requests) == cached
     assert run("generate", tmp_path / "new" / "m", "--num-episodes", 1)
+
+
+def test_what_the_cache_holds_is_not_written_into(hub: LocalHub, model: str) -> None:
+    folder = Path(invoke("pull", model).stdout.strip())
+    blobs = contents(folder.parent.parent / "blobs")
+    run("evaluate", folder, "--no-ed", "--num-episodes", 2)
+    run("push", folder, "org/other")
+    assert contents(folder.parent.parent / "blobs") == blobs
+    run("pull", model)
+    assert contents(folder).items() <= hub.files("model", model).items()
 
 
 def test_a_folder_that_holds_something_is_not_pulled_into(

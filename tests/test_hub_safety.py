@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from test_cli import assert_one_line, contents, invoke, sets
 from transformers import AutoModel, modeling_utils
 
-from ad_hf.models import ADModel
+from ad_hf.evaluation import load_model
+from ad_hf.models import ADConfig, ADModel
 
 MODEL, DATASET = "evil/model", "evil/histories"
 Harm = Callable[[Path], None]
@@ -93,7 +94,10 @@ def config(**changes: Any) -> Harm:
 
 
 def write(name: str, text: str) -> Harm:
-    return lambda folder: (folder / name).write_text(text) and None
+    def harm(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return harm
 
 
 def change_weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Harm:
@@ -280,10 +284,7 @@ def test_auto_classes_take_our_code_and_not_that_of_a_repository(
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "mamba", "mixtral", "gemma2", "gpt_neo", "qwen3"])
-def test_models_of_ours_are_none_of_these(kind: str, tmp_path: Path) -> None:
-    from ad_hf.evaluation import load_model
-    from ad_hf.models import ADConfig
-
+def test_models_with_other_decoders_come_back_as_they_were_saved(kind: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
     more = {
         "opt": {"ffn_dim": 16, "word_embed_proj_dim": 16},

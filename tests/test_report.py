@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import struct
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard, RepoCard
 
 from ad_hf.models import ADConfig, ADModel
-from ad_hf.report import AGENTS, _spread, episodes_to, summary_rows, summary_text, watch, write_report
+from ad_hf.recipes import Recipe
+from ad_hf.report import (
+    AGENTS,
+    _spread,
+    check_report,
+    episodes_to,
+    model_card,
+    summary_rows,
+    summary_text,
+    watch,
+    write_report,
+)
 from ad_hf.tasks import Task
 
 NUM_EPISODES = 20
@@ -165,6 +179,68 @@ def test_episodes_are_counted_from_one() -> None:
     assert episodes_to([0.0, 2.0, 1.0, 3.0], 2.0) == 2
     assert episodes_to([2.0], 2.0) == 1
     assert episodes_to([0.0, 1.0], 2.0) is None
+
+
+def test_what_an_evaluation_writes_passes_for_a_report() -> None:
+    whole = copy.deepcopy(REPORT)
+    whole["protocol"] |= {"parameters": {"ad": 1}, "actions": {"ad": "sampled"}, "source": {"settings": {}}}
+    check_report(whole, "it")
+    for name in ("optimum", "agents", "source_history", "protocol", "environment"):
+        with pytest.raises(ValueError, match="it is no report of `ad-hf evaluate`: run it again"):
+            check_report({key: value for key, value in whole.items() if key != name}, "it")
+
+
+# The card of a model
+
+
+def card_of(recipe: dict[str, Any], config: dict[str, Any], **files: Any) -> RepoCard:
+    whole = {**asdict(Recipe("mine", {"name": "dark-room", "fold": 2})), "dataset": "org/h@v1.1", **recipe}
+    spaces = {"observation_space": {"type": "Discrete", "n": 4}, "action_space": {"type": "Discrete", "n": 2}}
+    rest = {"decoder": {"model_type": "gpt2", "n_layer": 2}, "context_length": 9, "tokens_per_transition": 1}
+    values = {"run": {}, "report": None, **files}
+    return model_card("org/m", None, whole, values["run"], values["report"], {**spaces, **rest, **config})[0]
+
+
+def test_a_dataset_is_named_with_its_revision_beside_it() -> None:
+    protocol = {"seed": 1, "actions": {"ad": "sampled"}, "interval": "95 %", "source": {"settings": {}}}
+    report = {**REPORT, "protocol": {**REPORT["protocol"], **protocol, "parameters": {"ad": 7}}}
+    card = ModelCard(str(card_of({}, {}, report=report)))
+    (result,) = card.data.eval_results
+    assert (result.dataset_type, result.dataset_revision) == ("org/h", "v1.1")
+    assert result.metric_value == pytest.approx(19.5)
+    assert card.data.datasets == ["org/h"]
+    assert "[org/h@v1.1](https://huggingface.co/datasets/org/h)" in card.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config", "words"),
+    [
+        ({}, {}, "observation=[0])"),
+        ({}, {"observation_space": {"type": "MultiDiscrete", "nvec": [2, 3]}}, "observation=[[0, 0]])"),
+        ({}, {"tokens_per_transition": 3}, "a context of 9 transitions, 3 tokens each"),
+        (
+            {},
+            {"decoder": {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8}},
+            "1 layer of width",
+        ),
+        ({"objective": "ed"}, {}, "It was trained by\nexpert distillation, to predict"),
+        ({"dataset": "/my runs/h"}, {}, "--output runs/model --dataset '/my runs/h'\n"),
+        ({}, {}, 'load_task_family("dark-room", fold=2)["test"]'),
+        ({}, {}, "It has not been evaluated yet: `ad-hf evaluate org/m`."),
+    ],
+)
+def test_the_card_says_what_is_so(recipe: dict[str, Any], config: dict[str, Any], words: str) -> None:
+    card = card_of(recipe, config)
+    assert words in card.text
+    assert not re.search(r"\{\{|\{%|Undefined|None", card.text.replace("'dataset': None", ""))
+    assert card.data.to_dict().get("model-index") is None
+
+
+def test_the_card_of_an_unfinished_model_says_so() -> None:
+    run = {"update": 3, "updates": 9, "processes": 2, "device": "GPU", "versions": {"torch": "2"}}
+    assert "**Unfinished: update 3 of 9.**" in card_of({}, {}, run=run).text
+    assert "| hardware | GPU, 2 processes |" in card_of({}, {}, run=run).text
+    assert "Unfinished" not in card_of({}, {}, run={**run, "update": 9}).text
 
 
 # Watching

@@ -224,7 +224,6 @@ def test_ten_times_the_histories_do_not_take_more_memory(
         data = tmp_path / f"data-{learners}"
         run_collect(load_recipe("dark-room", changes), data, lambda done, total: None)
         peaks[learners] = peak_memory(data, tmp_path / f"run-{learners}", 65 * learners, run_python)
-    print(peaks)
     assert peaks[10] < 1.1 * peaks[1], f"MB with 1x and 10x the histories: {peaks}"
 
 
