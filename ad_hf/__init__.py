@@ -31,7 +31,7 @@ PUBLIC = {  # name -> the module it lives in, imported when the name is first us
     "evaluate": "ad_hf.evaluation",
     "history_prompt": "ad_hf.evaluation",
     "load_histories": "ad_hf.dataset",
-    "load_model": "ad_hf.evaluation",
+    "load_model": "ad_hf.loading",
     "load_recipe": "ad_hf.recipes",
     "load_task_family": "ad_hf.tasks",
     "make_vec": "ad_hf.tasks",

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import RepoCard
 
-from ad_hf import hub
+from ad_hf import cards
 from ad_hf.dataset import (
     FIXED,
     ROW_GROUP,
@@ -156,7 +156,7 @@ def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> Repo
                 "choose another --output"
             )
         return None
-    card = hub.load_card(path)
+    card = cards.load_card(path)
     check_format(card, str(output))
     configs = configs_of(card)
     if not configs:
@@ -273,11 +273,11 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
         noted["learning_curves"] = {split: _curve(folder, split) for split in family.splits}
         metadata["dataset_info"] = [dataset_info(folder, family.splits)]
     path = output / "README.md"
-    theirs = hub.load_card(path) if path.exists() else None
+    theirs = cards.load_card(path) if path.exists() else None
     ours = add_to_card(metadata, theirs, output.resolve().name)
     # Format version 1.0 did not notice edits, and what it says of an unfinished collection is over.
-    stale = hub.about(theirs).get("complete") is False
-    hub.save_card(hub.keep_edits(ours, None if stale else theirs, FIXED), path)
+    stale = cards.about(theirs).get("complete") is False
+    cards.save_card(cards.keep_edits(ours, None if stale else theirs, FIXED), path)
 
 
 def collect_command(output: Path, family: TaskFamily, settings: CollectSettings) -> str:

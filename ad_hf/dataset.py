@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CardData, RepoCard
 
-from ad_hf import hub
+from ad_hf import cards, hub
 from ad_hf.histories import Histories
 from ad_hf.tasks import Task
 
@@ -243,7 +243,7 @@ def read_card(folder: Path, name: str) -> RepoCard | None:
     """
     if not (folder / "README.md").is_file():
         return None
-    card = hub.load_card(folder / "README.md")
+    card = cards.load_card(folder / "README.md")
     check_format(card, name)
     return card
 
@@ -254,7 +254,7 @@ def check_format(card: RepoCard | None, name: str) -> None:
     Raises:
         ValueError: if it is newer.
     """
-    version = str(hub.about(card).get("format_version", FORMAT_VERSION))
+    version = str(cards.about(card).get("format_version", FORMAT_VERSION))
     parts, known = ([int(n) for n in re.findall(r"\d+", v)] for v in (version, FORMAT_VERSION))
     if parts > known:
         raise ValueError(
@@ -265,7 +265,7 @@ def check_format(card: RepoCard | None, name: str) -> None:
 
 def configs_of(card: RepoCard | None) -> dict[str, dict[str, Any]]:
     """How each config of a dataset was collected, as noted on its card."""
-    about = hub.about(card)
+    about = cards.about(card)
     configs, beside = about.get("configs"), about.get("complete", False)  # where version 1.0 has it
     if not isinstance(configs, dict):
         return {}
@@ -307,13 +307,13 @@ def add_to_card(ours: Mapping[str, Any], theirs: RepoCard | None, name: str) -> 
     metadata = CardData(
         license="apache-2.0",
         task_categories=["reinforcement-learning"],
-        tags=[hub.TAG, "in-context-reinforcement-learning", "learning-histories"],
+        tags=[cards.TAG, "in-context-reinforcement-learning", "learning-histories"],
         size_categories=[_size_category(rows)],
         configs=configs,
         dataset_info=infos,
         ad_hf={"format_version": FORMAT_VERSION, "configs": noted},
     )
-    return hub.make_card(
+    return cards.make_card(
         "dataset_card.md",
         metadata,
         name=name,
@@ -408,14 +408,14 @@ def publish(
         files |= {f"{config}/{name}": Path(shard) for shard, name in shards}
     mine: dict[str, Any] = {"configs": [entries[config] for config in configs], "dataset_info": infos}
     mine["ad_hf"] = {"configs": configs}
-    if hub.is_edited(card):
+    if cards.is_edited(card):
         for words in ('load_dataset("{}"', "--dataset {} "):  # it has another name there
             card.text = card.text.replace(words.format(folder.resolve().name), words.format(repo_id))
 
     def merged(theirs: RepoCard | None) -> RepoCard:
         made = add_to_card(mine, theirs, repo_id)
-        ours = hub.keep_edits(made, card, FIXED)
-        return hub.keep_edits(ours, None if overwrite_card else theirs, FIXED, made)
+        ours = cards.keep_edits(made, card, FIXED)
+        return cards.keep_edits(ours, None if overwrite_card else theirs, FIXED, made)
 
     return hub.publish(
         repo_id,

@@ -1,4 +1,4 @@
-"""The Hub: repositories out and in, each in one piece, and the cards on them.
+"""The Hub: repositories out and in, each in one piece.
 
 Nothing here or after it unpickles: only the kinds of files in `MODEL_FILES` and `DATASET_FILES` are fetched.
 The clients repeat some requests that fail in passing and not others, so `_persist` is around all of them.
@@ -24,17 +24,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 import httpx2  # comes with huggingface_hub
-import yaml  # type: ignore[import-untyped]  # so does this
 from huggingface_hub import (
-    CardData,
     CommitOperationAdd,
     CommitOperationDelete,
-    EvalResultEntry,
     HfApi,
     HfFileSystem,
     RepoCard,
     constants,
-    eval_result_entries_to_yaml,
     hf_hub_download,
     set_client_factory,
     snapshot_download,
@@ -55,26 +51,20 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._xet import abort_xet_session
 
-TAG = "algorithm-distillation"  # on every card, so that our repositories can be found
+from ad_hf.cards import TAG, load_card
+
 MODEL_FILES = ("*.json", "*.safetensors", "*.py", "*.png", "README.md", ".eval_results/*.yaml")
 DATASET_FILES = ("*.parquet", "*.png", "README.md")
-
 NO_REVISION = r"\.\.|//|@\{|[\0-\x20\x7f~^:?*\[\\]|^[/.-]|[/.]$"  # names that git refuses, too
-
-MAX_CARD = 2**20  # bytes of a README.md
-
 TRIES = 5  # of a request that fails in passing
 CONFLICTS = 20  # of a commit while others commit to the same repository
 FIRST_WAIT = 0.5  # seconds, then twice as long each time
 PATIENCE = 60.0  # seconds that a server may say nothing; the client of huggingface_hub would wait for ever
 PERSISTENCE = 300.0  # seconds after which what failed in passing is not tried again
 SLOWEST = 50_000.0  # bytes per second that an upload has to make, apart from ten times the patience
-
 # An answer that can be no Hub's: where a proxy answers in its place, or something in it was changed.
 NoJson = json.JSONDecodeError | UnicodeDecodeError
-
 T = TypeVar("T")
-
 logger = logging.getLogger(__name__)
 
 
@@ -592,121 +582,3 @@ def _explain_status(error: Exception, status: int) -> str:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:300]
-
-
-# Cards
-
-
-def card_template(name: str) -> Path:
-    """The template `name` of the cards/ folder: inside the installed package, or beside it in a checkout.
-
-    Raises:
-        FileNotFoundError: if the installation is incomplete.
-    """
-    package = Path(__file__).parent
-    for folder in (package / "cards", package.parent / "cards"):
-        if (folder / name).exists():
-            return folder / name
-    raise FileNotFoundError(f"the template {name} is missing beside {package}: install ad-hf again")
-
-
-def make_card(template: str, metadata: CardData, **values: Any) -> RepoCard:
-    """Fill a template of cards/.
-
-    The entry `ad_hf` of the metadata is given the hash of the text, by which a later edit is noticed.
-
-    Args:
-        template: the file's name.
-        metadata: the YAML at the top.
-        values: what the template speaks of.
-    """
-    card = RepoCard.from_template(metadata, template_path=str(card_template(template)), **values)
-    metadata["ad_hf"] = {**(metadata.get("ad_hf") or {}), "text": _hash(card.text)}
-    card.data = metadata
-    return card
-
-
-def load_card(path: Path) -> RepoCard:
-    """A README.md.
-
-    Raises:
-        ValueError: if the YAML at the top cannot be read.
-    """
-    try:
-        if path.stat().st_size > MAX_CARD:
-            raise ValueError(f"it is larger than {MAX_CARD} bytes")
-        if re.search(rb"[\r\n]{100}", path.read_bytes()):  # to find the end of the YAML takes its square
-            raise ValueError("it has a hundred empty lines")
-        card = RepoCard.load(path, ignore_metadata_errors=False)
-        _check_entries(vars(card.data))
-        return card
-    except (
-        ValueError,
-        TypeError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:  # TypeError: a name that is no text
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the metadata at the top of {path} cannot be read: {reason}") from error
-
-
-def _check_entries(metadata: Any) -> None:
-    """Refuse metadata of which a few lines stand for billions of entries, by way of YAML's aliases."""
-    entries, count = [metadata], 0
-    while entries:
-        entry, count = entries.pop(), count + 1
-        if count > MAX_CARD:
-            raise ValueError(f"it stands for more than {MAX_CARD} entries")
-        if isinstance(entry, dict | list):
-            entries += entry.values() if isinstance(entry, dict) else entry
-
-
-def save_card(card: RepoCard, path: Path) -> None:
-    """Write a README.md: whole, or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(str(card), encoding="utf-8")
-    partial.replace(path)
-
-
-def about(card: RepoCard | None) -> dict[str, Any]:
-    """What ad-hf has noted in a card's metadata; empty where it has not."""
-    noted = None if card is None else card.data.to_dict().get("ad_hf")
-    return noted if isinstance(noted, dict) else {}
-
-
-def is_edited(card: RepoCard) -> bool:
-    """Whether somebody has changed the text of a card since it was made, or made it by hand."""
-    return bool(card.text.strip()) and about(card).get("text") != _hash(card.text)
-
-
-def keep_edits(
-    ours: RepoCard, theirs: RepoCard | None, fixed: tuple[str, ...], made: RepoCard | None = None
-) -> RepoCard:
-    """Our new card, with what others have changed in the one that is there.
-
-    Args:
-        ours: the new card.
-        theirs: the card that is there. If its text was edited, it is kept.
-        fixed: entries of the metadata that have to be ours; of all others theirs are kept.
-        made: the new card as `make_card` made it, where `ours` has been edited since: what theirs has in
-            common with it was not changed by others.
-    """
-    if theirs is None:
-        return ours
-    unchanged = (made or ours).data.to_dict()
-    metadata = ours.data.to_dict()
-    for name, value in theirs.data.to_dict().items():
-        if name not in fixed and unchanged.get(name) != value:
-            metadata[name] = value
-    card = RepoCard(str(theirs if is_edited(theirs) else ours))
-    card.data = CardData(**metadata)
-    return card
-
-
-def result_file(entries: list[EvalResultEntry]) -> str:
-    """What a file in .eval_results/ has to hold."""
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256("\n".join(text.split()).encode()).hexdigest()[:16]

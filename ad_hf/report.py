@@ -16,7 +16,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, RepoCard
 from transformers.generation.streamers import BaseStreamer
 
-from ad_hf.hub import TAG, is_reference, make_card, result_file, split_reference
+from ad_hf.cards import TAG, make_card, result_file
+from ad_hf.hub import is_reference, split_reference
 from ad_hf.models import ADModel
 from ad_hf.tasks import Task
 

@@ -22,8 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the ad-hf command does: see 
 
 from transformers.utils.logging import disable_progress_bar
 
-from ad_hf.recipes import load_recipe, run_collect, run_evaluate
+from ad_hf.recipes import load_recipe
 from ad_hf.report import summary_text, write_report
+from ad_hf.runs import run_collect, run_evaluate
 
 
 def main() -> None:

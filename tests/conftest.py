@@ -127,7 +127,8 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny learning histories of Dark Room; copy them before you change them."""
-    from ad_hf.recipes import load_recipe, run_collect
+    from ad_hf.recipes import load_recipe
+    from ad_hf.runs import run_collect
 
     folder = tmp_path_factory.mktemp("session") / "histories"
     run_collect(load_recipe("dark-room", TINY), folder, lambda done, total: None)
@@ -137,7 +138,8 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained on them for a moment; copy it before you change it."""
-    from ad_hf.recipes import load_recipe, run_train
+    from ad_hf.recipes import load_recipe
+    from ad_hf.runs import run_train
 
     folder = tmp_path_factory.mktemp("session") / "model"
     run_train(load_recipe("dark-room", TINY), str(dataset_folder), folder)

@@ -439,7 +439,7 @@ def test_known_errors_show_a_traceback_only_to_those_who_ask(
     kind: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error, line = known_errors()[kind]
-    monkeypatch.setattr("ad_hf.recipes.load_evaluation", raising(error))
+    monkeypatch.setattr("ad_hf.runs.load_evaluation", raising(error))
     command = ("report", model, "--output", model / "report")
     assert assert_one_line(invoke(*command)) == line
     assert invoke(*command, env={"AD_HF_DEBUG": "1"}).exception is error
@@ -447,7 +447,7 @@ def test_known_errors_show_a_traceback_only_to_those_who_ask(
 
 def test_our_own_mistakes_show_a_traceback(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = KeyError("agents")
-    monkeypatch.setattr("ad_hf.recipes.load_evaluation", raising(error))
+    monkeypatch.setattr("ad_hf.runs.load_evaluation", raising(error))
     assert invoke("report", model, "--output", model / "report").exception is error
 
 

@@ -20,9 +20,9 @@ import pytest
 from huggingface_hub import DatasetCardData, RepoCard
 
 from ad_hf import collection
+from ad_hf.cards import about, is_edited, load_card
 from ad_hf.collection import CollectSettings, collect_dataset, plan_shards
 from ad_hf.dataset import COLUMNS, configs_of, load_histories
-from ad_hf.hub import about, is_edited, load_card
 from ad_hf.tasks import TaskFamily, load_task_family
 
 FAMILY = load_task_family("dark-room")  # 65 tasks to train on, 16 to test

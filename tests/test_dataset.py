@@ -23,10 +23,11 @@ from hub_server import LocalHub
 from huggingface_hub import RepoCard
 
 from ad_hf import collection
+from ad_hf.cards import load_card
 from ad_hf.collection import CollectSettings, Shard, collect_dataset, write_shard
 from ad_hf.dataset import COLUMNS, add_to_card, configs_of, load_histories, publish
 from ad_hf.histories import Histories
-from ad_hf.hub import HubError, load_card
+from ad_hf.hub import HubError
 from ad_hf.tasks import Task, load_task_family
 
 FAMILY = load_task_family("dark-room")  # 65 tasks to train on, 16 to test

@@ -19,10 +19,10 @@ from ad_hf.evaluation import (
     evaluate,
     history_prompt,
     in_context_returns,
-    load_model,
     source_returns,
 )
 from ad_hf.histories import collect
+from ad_hf.loading import load_model
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.tasks import TaskFamily, load_task_family, make_vec
 

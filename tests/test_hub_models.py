@@ -23,7 +23,7 @@ from test_cli import assert_one_line, contents, invoke, sets
 
 import ad_hf
 from ad_hf import hub as our_hub
-from ad_hf.evaluation import load_model
+from ad_hf.loading import load_model
 
 MODEL, DATASET = "org/ad-darkroom", "org/ad-histories"
 TOKEN = "hf_ada_write"

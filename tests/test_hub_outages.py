@@ -42,12 +42,12 @@ def sets(changes: tuple[str, ...]) -> list[str]:
     return [f"--set={change}" for change in changes]
 
 
-def assert_pushed_later(hub: LocalHub, result: Any, folder: Path) -> None:
+def assert_pushed_later(hub: LocalHub, result: Any, folder: Path, name: str = "org/m: ") -> None:
     """That the command ended well, and that the one it named at the end works."""
     assert result.exit_code == 0, result.stderr
     assert str(folder) in result.stdout.splitlines()
     *_, reason, command, _ = result.stderr.splitlines()
-    assert re.match(rf"ad-hf: not pushed: org/m: .+\. All is whole in {folder}; push it later:$", reason), (
+    assert re.match(rf"ad-hf: not pushed: {name}.*\. All is whole in {folder}; push it later:$", reason), (
         result.stderr
     )
     assert shlex.split(command)[:2] == ["ad-hf", "push"]
@@ -171,6 +171,25 @@ def test_a_checkpoint_that_cannot_be_staged_does_not_end_the_training(
     assert "evaluation.json" in hub.files("model", "org/m")
 
 
+@pytest.mark.parametrize("what", [KeyError("a bug"), MemoryError(), ValueError("no JSON")])
+def test_whatever_prevents_the_last_push_does_not_fail_the_command(
+    what: Exception,
+    hub: LocalHub,
+    tiny: tuple[str, ...],
+    dataset_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise what
+
+    output = tmp_path / dataset_folder.name
+    with monkeypatch.context() as patched:
+        patched.setattr("ad_hf.runs.push_dataset", fail)
+        result = invoke(*COLLECT, "--output", output, *sets(tiny))
+    assert_pushed_later(hub, result, output, "")
+
+
 # Refused before any work
 
 
@@ -248,9 +267,7 @@ def press_ctrl_c(hub: LocalHub, tmp_path: Path) -> Iterator[Press]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=partial(
-                signal.signal, signal.SIGINT, signal.SIG_DFL
-            ),  # also where pytest runs with `&`
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # as in the foreground
             cwd=tmp_path,
         )
         processes.append(process)

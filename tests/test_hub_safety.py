@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from test_cli import assert_one_line, contents, invoke, sets
 from transformers import AutoModel, modeling_utils
 
-from ad_hf.evaluation import load_model
+from ad_hf.loading import load_model
 from ad_hf.models import ADConfig, ADModel
 
 MODEL, DATASET = "evil/model", "evil/histories"

@@ -9,7 +9,7 @@ from hub_server import LocalHub
 from typer.testing import CliRunner
 
 from ad_hf.cli import app
-from ad_hf.recipes import Destination, push_dataset, push_model
+from ad_hf.runs import Destination, push_dataset, push_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -13,14 +13,8 @@ import pytest
 from ad_hf.dataset import load_histories
 from ad_hf.hub import HubError
 from ad_hf.models import ADConfig, ADModel, space_to_json
-from ad_hf.recipes import (
-    RECIPES,
-    load_evaluation,
-    load_recipe,
-    load_task,
-    run_train,
-    train_expert_distillation,
-)
+from ad_hf.recipes import RECIPES, load_recipe
+from ad_hf.runs import load_evaluation, load_task, run_train, train_expert_distillation
 from ad_hf.training import LOG, train
 from ad_hf.windows import expert_part
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from ad_hf.evaluation import in_context_returns
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
-from ad_hf.recipes import load_recipe, run_collect, run_train
+from ad_hf.recipes import load_recipe
+from ad_hf.runs import run_collect, run_train
 from ad_hf.streaming import HistoryStream, open_stream
 from ad_hf.training import LOG, PROGRESS, TrainSettings, train
 from ad_hf.windows import WindowSettings

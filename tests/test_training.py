@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from ad_hf import training
 from ad_hf.histories import Histories, collect
 from ad_hf.models import ADConfig, ADModel
-from ad_hf.recipes import load_recipe, run_train
+from ad_hf.recipes import load_recipe
+from ad_hf.runs import run_train
 from ad_hf.tasks import TaskFamily, load_task_family
 from ad_hf.training import LOG, TrainSettings, train
 from ad_hf.windows import WindowSettings, window_batches

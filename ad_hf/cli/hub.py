@@ -25,7 +25,7 @@ def push(
     token: Token = None,
 ) -> None:
     """Publish a model or learning histories, with a card, in one commit."""
-    from ad_hf.recipes import Destination, push_dataset, push_model
+    from ad_hf.runs import Destination, push_dataset, push_model
 
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder} to push")

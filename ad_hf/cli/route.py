@@ -59,7 +59,8 @@ def collect(
     changes: Change = None,
 ) -> None:
     """Run an algorithm on every task of a family and keep its whole learning histories as a dataset."""
-    from ad_hf.recipes import Destination, load_recipe, push_dataset, run_collect
+    from ad_hf.recipes import load_recipe
+    from ad_hf.runs import Destination, push_dataset, run_collect
 
     flags = {
         "collect.source": source,
@@ -138,7 +139,8 @@ def train(
     changes: Change = None,
 ) -> None:
     """Train a transformer to predict the next action of learning histories."""
-    from ad_hf.recipes import load_recipe, push_model, run_evaluate, run_train
+    from ad_hf.recipes import load_recipe
+    from ad_hf.runs import push_model, run_evaluate, run_train
 
     flags = {
         "objective": objective,
@@ -208,8 +210,9 @@ def evaluate(
 ) -> None:
     """Play every held-out task with frozen weights, beside the source, expert distillation, the optimum."""
     from ad_hf.hub import HubError
-    from ad_hf.recipes import load_recipe, run_evaluate, train_expert_distillation
+    from ad_hf.recipes import load_recipe
     from ad_hf.report import summary_text
+    from ad_hf.runs import run_evaluate, train_expert_distillation
 
     flags = {
         "evaluate.num_episodes": num_episodes,
@@ -250,8 +253,8 @@ def report(
     token: Token = None,
 ) -> None:
     """Write what `ad-hf evaluate` found as a page, a JSON file and a figure of the learning curves."""
-    from ad_hf.recipes import load_evaluation
     from ad_hf.report import write_report
+    from ad_hf.runs import load_evaluation
 
     write_report(load_evaluation(checkpoint), output)
     typer.echo(str(output / "report.md"))
@@ -280,9 +283,10 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per episode.")] = False,
 ) -> None:
     """Watch a frozen model learn a task in its context, episode by episode."""
-    from ad_hf.evaluation import load_model, optimal_return
-    from ad_hf.recipes import load_task
+    from ad_hf.evaluation import optimal_return
+    from ad_hf.loading import load_model
     from ad_hf.report import watch
+    from ad_hf.runs import load_task
 
     chosen = load_task(checkpoint, _task_params(goal, task))
     model = load_model(checkpoint)
@@ -333,7 +337,7 @@ def _destination(
     push: bool, repo_id: str | None, every: int, private: bool, revision: str | None, overwrite_card: bool
 ) -> Any:
     """Where --push-to-hub and its companions want a model to go; None if it is not to be pushed."""
-    from ad_hf.recipes import Destination
+    from ad_hf.runs import Destination
 
     if push and repo_id is None:
         raise ValueError("--push-to-hub needs --hub-model-id, for example --hub-model-id org/ad-darkroom")
@@ -351,7 +355,7 @@ def _fetch_to_resume(name: str, output: Path) -> None:
     from accelerate import PartialState
 
     from ad_hf.hub import is_reference
-    from ad_hf.recipes import fetch_checkpoint
+    from ad_hf.runs import fetch_checkpoint
 
     if is_reference(name):
         with PartialState().local_main_process_first():

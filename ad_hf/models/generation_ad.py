@@ -246,7 +246,7 @@ class ADGenerationMixin:
         """
         config = self._generation_settings(generation_config, kwargs)
         self._check_spaces(envs)
-        processors = LogitsProcessorList([*_warpers(config), *(logits_processor or [])])
+        processors = LogitsProcessorList([*warpers(config), *(logits_processor or [])])
         criteria = StoppingCriteriaList(stopping_criteria or [])
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         autoreset = envs.metadata.get("autoreset_mode", "NextStep")
@@ -425,18 +425,18 @@ class ADGenerationMixin:
             self.generation_config = ADGenerationConfig()
 
 
-def _warpers(config: ADGenerationConfig) -> list[LogitsProcessor]:
+def warpers(config: ADGenerationConfig) -> list[LogitsProcessor]:
     """The warpers that the configuration asks for, in transformers' order."""
-    warpers: list[LogitsProcessor] = []
+    chosen: list[LogitsProcessor] = []
     if config.temperature is not None and config.temperature != 1.0:
-        warpers.append(TemperatureLogitsWarper(config.temperature))
+        chosen.append(TemperatureLogitsWarper(config.temperature))
     if config.top_k:
-        warpers.append(TopKLogitsWarper(config.top_k))
+        chosen.append(TopKLogitsWarper(config.top_k))
     if config.top_p is not None and config.top_p < 1.0:
-        warpers.append(TopPLogitsWarper(config.top_p))
+        chosen.append(TopPLogitsWarper(config.top_p))
     if config.min_p is not None:
-        warpers.append(MinPLogitsWarper(config.min_p))
-    return warpers
+        chosen.append(MinPLogitsWarper(config.min_p))
+    return chosen
 
 
-__all__ = ["ADContext", "ADGenerateOutput", "ADGenerationMixin"]
+__all__ = ["ADContext", "ADGenerateOutput", "ADGenerationMixin", "warpers"]

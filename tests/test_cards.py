@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import CardData, RepoCard
 
-from ad_hf import hub
-from ad_hf.hub import about, card_template, is_edited, keep_edits, load_card, make_card, save_card
+from ad_hf.cards import about, card_template, is_edited, keep_edits, load_card, make_card, save_card
 
 ROOT = Path(__file__).parent.parent
 FIXED = ("configs", "ad_hf")  # entries of the metadata that are ours
@@ -18,10 +17,10 @@ FIXED = ("configs", "ad_hf")  # entries of the metadata that are ours
 @pytest.fixture
 def template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A template in the cards/ of an installed package."""
-    cards = tmp_path / "installed" / "ad_hf" / "cards"
-    cards.mkdir(parents=True)
-    (cards / "card.md").write_text("---\n{{ card_data }}\n---\n\n# {{ title }}\n\n{{ text }}\n")
-    monkeypatch.setattr(hub, "__file__", str(cards.parent / "hub.py"))
+    folder = tmp_path / "installed" / "ad_hf" / "cards"
+    folder.mkdir(parents=True)
+    (folder / "card.md").write_text("---\n{{ card_data }}\n---\n\n# {{ title }}\n\n{{ text }}\n")
+    monkeypatch.setattr("ad_hf.cards.__file__", str(folder.parent / "cards.py"))
     return "card.md"
 
 
