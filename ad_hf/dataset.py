@@ -48,6 +48,8 @@ COLUMNS = {  # name -> what it holds; T = steps of the episode
     "truncated": "the episode was cut off, by a time limit for example",
     "episode_return": "sum of the rewards",
 }
+# Those that training reads. Tasks are read as references to the few there are: each row holds the whole text.
+READ = tuple(name for name in COLUMNS if name not in ("task_id", "stream", "learner_step", "episode_return"))
 
 
 def load_histories(path: str, config: str, split: str = "train") -> Histories:
@@ -105,15 +107,14 @@ def _read_shards(shards: list[str]) -> pa.Table:
     declared = 0
     for shard in shards:
         with reading(shard):
-            file = pq.ParquetFile(shard)
-            check_columns(file.schema_arrow.names, shard)
+            file = open_shard(shard, shard)
             declared += _declared_bytes(file)
             if declared > psutil.virtual_memory().available:
                 raise ValueError(
                     f"{shard} and those before it declare {declared / 2**30:.1f} GiB, more than is free: "
                     "train with --streaming"
                 )
-            tables.append(file.read(columns=list(COLUMNS)))
+            tables.append(file.read(columns=list(READ)))
         if tables[-1].schema != tables[0].schema:
             types = zip(tables[0].schema, tables[-1].schema, strict=True)
             changed = [f"{ours.name} ({theirs.type})" for ours, theirs in types if ours != theirs]
@@ -140,7 +141,7 @@ def _declared_bytes(file: pq.ParquetFile) -> int:
         group = file.metadata.row_group(number)
         for column in (group.column(index) for index in range(group.num_columns)):
             name = column.path_in_schema.partition(".")[0]
-            if name not in COLUMNS:
+            if name not in READ:
                 continue
             kind = file.schema_arrow.field(name).type
             while hasattr(kind, "value_type"):
@@ -149,29 +150,39 @@ def _declared_bytes(file: pq.ParquetFile) -> int:
     return total
 
 
-def check_columns(names: list[str], place: str) -> None:
-    """Refuse a file that lacks columns of learning histories.
+def open_shard(content: Any, place: str, **options: Any) -> pq.ParquetFile:
+    """A Parquet file of learning histories.
+
+    Args:
+        content: its path, or an open file.
+        place: what to call it in messages.
+        options: of `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        ValueError: if it does.
+        ValueError: if it lacks columns of learning histories, or is no Parquet.
     """
-    missing = [name for name in COLUMNS if name not in names]
+    try:
+        file = pq.ParquetFile(content, read_dictionary=["task"], **options)
+    except KeyError:  # it has no such column
+        file = pq.ParquetFile(content, **options)
+    missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
     if missing:
         raise ValueError(
             f"{place} does not hold learning histories: it lacks the columns {', '.join(missing)}"
         )
+    return file
 
 
 def to_histories(table: pa.Table, place: str) -> Histories:
     """Rows as flat arrays, once they have proved to be learning histories.
 
     Args:
-        table: the columns of `COLUMNS`.
+        table: the columns of `READ`.
         place: where it was found, for messages.
     """
     if not len(table):
         raise ValueError(f"{place} holds no episodes")
-    columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
+    columns = {name: table.column(name).combine_chunks() for name in READ}
     flat = {name: _flat(columns[name], f"{name} in {place}") for name in ("observation", "action", "reward")}
     rows = {
         name: _values(columns[name], f"{name} in {place}")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import psutil  # comes with accelerate
 import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import constants
 
 from ad_hf import hub
-from ad_hf.dataset import COLUMNS, check_columns, check_shards, read_card, to_histories
+from ad_hf.dataset import READ, check_shards, open_shard, read_card, to_histories
 from ad_hf.histories import Histories, concatenate, without_first
 
 LANES = 8  # shards read side by side, so that neighbours in a pool come from distant tasks
@@ -117,6 +117,10 @@ class HistoryStream:
                     parts.clear()
                 parts.append(rows.slice(start, end - start))
                 row += int(end - start)
+                if (size := sum(part.nbytes for part in parts)) > psutil.virtual_memory().available // 4:
+                    raise ValueError(
+                        f"a history in {file} takes {size / 2**30:.1f} GiB or more, too much here"
+                    )
         if parts:
             yield whole(), row
 
@@ -127,8 +131,7 @@ class HistoryStream:
         with content:
             with self._in_one_line(file) as name:
                 # Buffered beforehand, the rest of the file would be fetched at once.
-                parquet = pq.ParquetFile(content, pre_buffer=False, page_checksum_verification=True)
-                check_columns(parquet.schema_arrow.names, name)
+                parquet = open_shard(content, name, pre_buffer=False, page_checksum_verification=True)
                 if not pa.types.is_integer(kind := parquet.schema_arrow.field("history_id").type):
                     raise ValueError(f"history_id in {name} has to hold integers, but holds {kind}")
                 if not parquet.metadata.num_rows:
@@ -138,7 +141,7 @@ class HistoryStream:
             first = int(np.searchsorted(ends, row, side="right"))  # the row group that holds the row
             skip = row - int(ends[first - 1]) if first else row
             groups = list(range(first, len(sizes)))
-            batches = parquet.iter_batches(EPISODES, groups, list(COLUMNS), use_threads=False)
+            batches = parquet.iter_batches(EPISODES, groups, list(READ), use_threads=False)
             while True:
                 with self._in_one_line(file):
                     batch = next(batches, None)

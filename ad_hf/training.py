@@ -394,21 +394,40 @@ def _load_checkpoint(
                     f"{checkpoint} was made with {part}.{name}={value}, not {made_now[part].get(name)}: "
                     "resume with the same settings, or choose another --output"
                 )
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+        _restore(optimizer, schedule, progress["schedule"], state, rank)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is not of this model and run ({error}): remove it"
+        ) from error
+    return progress["update"], progress.get("stream", [])
+
+
+def _restore(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    scheduled: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    rank: int,
+) -> None:
+    """Bring the optimizer, its schedule and the random numbers of this process to where they were."""
+    now = schedule.state_dict()  # which names attributes, so it takes no others
+    if {name: type(value) for name, value in now.items()} != {n: type(v) for n, v in scheduled.items()}:
+        raise ValueError("its schedule is another")
     tensors: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
         if key.startswith("optimizer."):
             _, number, name = key.split(".")
             tensors.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": tensors, "param_groups": optimizer.state_dict()["param_groups"]})
-    schedule.load_state_dict(progress["schedule"])
+    schedule.load_state_dict(scheduled)
     for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
         group["lr"] = rate
     if rank < len(state["random"]):
         torch.set_rng_state(state["random"][rank])
     if rank < len(state.get("random_cuda", ())) and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["random_cuda"][rank])
-    return progress["update"], progress.get("stream", [])
 
 
 def _append_to_log(path: Path, line: dict[str, Any]) -> None:

@@ -555,8 +555,10 @@ def test_a_hub_that_is_not_running_is_named(call: Callable[[], object], no_hub: 
 def test_the_cache_is_used_at_once_where_there_is_no_network(
     older: Path, no_hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(client, "FIRST_WAIT", 2.0)
+    began = time.monotonic()
     assert client.fetch("org/m", "dataset", PATTERNS) == older
+    assert time.monotonic() - began < 2
 
 
 # A full disk
@@ -565,14 +567,16 @@ PULL_ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from ad_hf import hub
-if sys.argv[1] == "output":  # is full, and the cache is not
+if sys.argv[1] != "cache":
     hub.fetch("org/m", "dataset", ("*.parquet",))
+if sys.argv[1] == "output that is there":
+    Path("out").mkdir()
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
 try:
     hub.fetch("org/m", "dataset", ("*.parquet",), Path("out"))
 except hub.HubError as error:
     print(error.passing, error)
-print(*Path().glob("out*"), *Path().glob(".out*"))
+print(*(path for path in Path().rglob("*") if path.parts[0] != "hf"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 hub.fetch("org/m", "dataset", ("*.parquet",), Path("out"))
 print(sum(file.stat().st_size for file in Path("out").iterdir()))
@@ -581,7 +585,7 @@ print(sum(file.stat().st_size for file in Path("out").iterdir()))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("xet", ["xet", "plain"])
-@pytest.mark.parametrize("full", ["cache", "output"])
+@pytest.mark.parametrize("full", ["cache", "output", "output that is there"])
 def test_a_full_disk_is_said_and_leaves_nothing_behind(
     full: str, xet: str, hub: LocalHub, run_python: Callable[..., str]
 ) -> None:
@@ -592,7 +596,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
     assert re.fullmatch(
         rf"False org/m: {os.strerror(errno.EFBIG)} \(.*\): check the space and the permissions there", said
     )
-    assert left == ""
+    assert left == ("out" if full == "output that is there" else "")
     assert size == "200000"
 
 

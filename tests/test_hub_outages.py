@@ -47,7 +47,7 @@ def assert_pushed_later(hub: LocalHub, result: Any, folder: Path, name: str = "o
     assert result.exit_code == 0, result.stderr
     assert str(folder) in result.stdout.splitlines()
     *_, reason, command, _ = result.stderr.splitlines()
-    assert re.match(rf"ad-hf: not pushed: {name}.*\. All is whole in {folder}; push it later:$", reason), (
+    assert re.match(rf"ad-hf: not pushed: {name}.+\. All is whole in {folder}; push it later:$", reason), (
         result.stderr
     )
     assert shlex.split(command)[:2] == ["ad-hf", "push"]

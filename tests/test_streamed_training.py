@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -85,10 +86,10 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(
         if line["update"] == checkpoint + 1:
             raise Died
 
-    threads = threading.active_count()
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     with pytest.raises(Died):
         run(stream, tmp_path / "run", on_update=die)
-    assert threading.active_count() == threads
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
     run(stream, tmp_path / "run", resume=True)
     assert log(tmp_path / "run") == log(whole)
     assert [line["update"] for line in log(whole)] == list(range(1, UPDATES + 1))
@@ -104,9 +105,14 @@ def test_a_run_on_another_stream_or_from_memory_is_not_resumed(
         ValueError, match=r"made with histories\.stream=dark-room, 8 files of \d+ bytes, not x"
     ):
         run(replace(stream, name="x"), tmp_path / "run", resume=True)
-    from_memory = next(stream.read(0))[0]
+    histories = next(stream.read(0))[0]
     with pytest.raises(ValueError, match=r"made with histories\.stream=dark-room, .*, not None: resume with"):
-        train(from_memory, CONFIG, WINDOWS, SETTINGS, tmp_path / "run", resume=True)
+        train(histories, CONFIG, WINDOWS, SETTINGS, tmp_path / "run", resume=True)
+    train(histories, CONFIG, WINDOWS, replace(SETTINGS, updates=1), tmp_path / "memory")
+    with pytest.raises(
+        ValueError, match=r"made with histories\.stream=None, not dark-room, 8 files of \d+ byt"
+    ):
+        run(stream, tmp_path / "memory", replace(SETTINGS, updates=1), resume=True)
 
 
 def test_a_folder_may_be_moved_between_a_run_and_its_resumption(

@@ -383,7 +383,8 @@ def _push_or_say(push: Callable[[], str], folder: Path, to: Any) -> bool:
             raise
         options = ["--private"] * to.private + ["--overwrite-card"] * to.overwrite_card
         options += ["--revision", to.revision] if to.revision else []
-        say(f"ad-hf: not pushed: {one_line(error)}. All is whole in {folder}; push it later:")
+        reason = one_line(error) or type(error).__name__
+        say(f"ad-hf: not pushed: {reason}. All is whole in {folder}; push it later:")
         say(shlex.join(["ad-hf", "push", str(folder), to.repo_id, *options]))
         return False
     typer.echo(address)
