@@ -1,7 +1,7 @@
 """The Hub: repositories out and in, each in one piece.
 
 Nothing here or after it unpickles: only the kinds of files in `MODEL_FILES` and `DATASET_FILES` are fetched.
-The clients repeat some requests that fail in passing and not others, so `_persist` is around all of them.
+The clients repeat some of the requests that fail in passing; around what they do not repeat, `_persist` is.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PATIENCE = 60.0  # seconds that a server may say nothing; the client of huggingf
 PERSISTENCE = 300.0  # seconds after which what failed in passing is not tried again
 SLOWEST = 50_000.0  # bytes per second that an upload has to make, apart from ten times the patience
 # An answer that can be no Hub's: where a proxy answers in its place, or something in it was changed.
-NoJson = json.JSONDecodeError | UnicodeDecodeError
+NO_JSON = json.JSONDecodeError | UnicodeDecodeError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class HubError(OSError):
 
 
 class _ConflictError(Exception):
-    """Somebody else was faster."""
+    """Somebody else committed in between."""
 
 
 def split_reference(name: str) -> tuple[str, str | None]:
@@ -255,8 +255,8 @@ def list_repositories(author: str) -> list[dict[str, Any]]:
     """
     api = HfApi()
     with in_one_line(author):
-        models = _persist(lambda: list(api.list_models(author=author, filter=TAG, full=True)))
-        datasets = _persist(lambda: list(api.list_datasets(author=author, filter=TAG, full=True)))
+        models = list(api.list_models(author=author, filter=TAG, full=True))
+        datasets = list(api.list_datasets(author=author, filter=TAG, full=True))
     return [
         {
             "type": repo_type,
@@ -391,15 +391,20 @@ def publish(
                 for name in sorted(names.keys() - content.keys())
                 if any(fnmatch(name, pattern) for pattern in delete)
             ]
-            with _noticing_others(), _not_longer_than(10 * PATIENCE + size / SLOWEST):
-                api.create_commit(
-                    repo_id,
-                    operations,
-                    commit_message=message,
-                    repo_type=repo_type,
-                    revision=branch,
-                    parent_commit=info.sha,
-                )
+            try:
+                with _not_longer_than(10 * PATIENCE + size / SLOWEST):
+                    api.create_commit(
+                        repo_id,
+                        operations,
+                        commit_message=message,
+                        repo_type=repo_type,
+                        revision=branch,
+                        parent_commit=info.sha,
+                    )
+            except HfHubHTTPError as error:
+                if error.response.status_code in (409, 412):
+                    raise _ConflictError from error
+                raise
 
         _persist(commit)
         if tag is not None and branch == "main":
@@ -432,30 +437,25 @@ def prepare(repo_id: str, repo_type: str, private: bool = False, revision: str |
     with in_one_line(repo_id):
 
         def make() -> None:
-            try:
+            with contextlib.suppress(RepositoryNotFoundError):
                 # Not create_repo(exist_ok=True), which is content with a repository that one may not write.
                 api.auth_check(repo_id, repo_type=repo_type, write=True)
-            except RepositoryNotFoundError:
+                return
+            try:
                 # None, not False, leaves the choice to the organisation's default.
-                with _noticing_others():
-                    api.create_repo(repo_id, repo_type=repo_type, private=private or None)
+                api.create_repo(repo_id, repo_type=repo_type, private=private or None)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 409:
+                    raise
+                # Somebody else made it in between, if it can be seen when it is looked for again.
+                hidden = "it exists, but your token may not see it: use another one (`hf auth login`)"
+                raise HubError(hidden, passing=True) from error
 
         _persist(make)
         if private and not _persist(lambda: api.repo_info(repo_id, repo_type=repo_type)).private:
             raise HubError("it exists and is public: make it private first, or leave out --private")
         if revision is not None:
             _persist(lambda: api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True))
-
-
-@contextlib.contextmanager
-def _noticing_others() -> Iterator[None]:
-    """Tell a conflict, after which to look again, from what the Hub refuses."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        if error.response.status_code in (409, 412):
-            raise _ConflictError from error
-        raise
 
 
 @contextlib.contextmanager
@@ -521,7 +521,7 @@ def _is_passing(error: Exception) -> bool:
         return status in (408, 429) or status >= 500
     if isinstance(error, OfflineModeIsEnabled):
         return False
-    return isinstance(error, HTTPError | NoJson) or _is_of_xet(error)
+    return isinstance(error, HTTPError | NO_JSON) or _is_of_xet(error)
 
 
 @contextlib.contextmanager
@@ -548,7 +548,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, LocalEntryNotFoundError):
         return "it is not in the cache, and HF_HUB_OFFLINE=1 forbids to fetch it: unset it and try again"
     hub = f"the Hub at {constants.ENDPOINT}"
-    if isinstance(error, NoJson):
+    if isinstance(error, NO_JSON):
         return f"{hub} does not answer as a Hub does: check HF_ENDPOINT and the network, or try again later"
     if isinstance(error, HTTPError):
         return f"{hub} cannot be reached ({type(error).__name__}): try again later"
@@ -572,7 +572,7 @@ def _explain_status(error: Exception, status: int) -> str:
     if status == 401:
         return "the Hub does not accept your token: log in with `hf auth login`"
     if status == 403:
-        return "your token may not do this: use one that may write here (`hf auth login`)"
+        return "your token may not do this: use one that may (`hf auth login`)"
     if isinstance(error, BadRequestError):
         return f"the Hub refuses it: {_first_line(error)}"
     way_out = "check HF_ENDPOINT and the name" if status == 404 else "try again later"

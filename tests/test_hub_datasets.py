@@ -443,7 +443,7 @@ def test_a_branch_leaves_main_and_its_tag_alone(hub: LocalHub, folder: Path, tmp
 
 # What is refused
 
-WRITE = "your token may not do this: use one that may write here (`hf auth login`)"
+WRITE = "your token may not do this: use one that may (`hf auth login`)"
 UNKNOWN = "there is no such repository, or it is private: check the name, or log in with `hf auth login`"
 TOKEN = "the Hub does not accept your token: log in with `hf auth login`"
 

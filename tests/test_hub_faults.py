@@ -185,12 +185,12 @@ def cases(stages: dict[str, dict[str, str]], quick: set[tuple[str, str]]) -> lis
 # Push
 
 NOISE = random.Random(0).randbytes(100_000)
-CONFLICT = {"409 once": DONE, "412 once": DONE}  # as if somebody had been faster
+CONFLICT = {"409 once": DONE, "412 once": DONE}  # as if somebody else had just committed
 NO_BODY = {"lie once": DONE, "lie for ever": DONE}
 AGAIN = {"lie for ever": DONE}  # it is done, and found to be so
 PUSH = {
     "auth-check": NO_BODY,
-    "create": CONFLICT | AGAIN,
+    "create": AGAIN | {"409 once": DONE},  # as if somebody else had just made it
     "branch": NO_BODY,
     "info": {},
     "resolve": {},
@@ -322,6 +322,22 @@ def test_others_who_are_always_faster_are_given_way_to_in_the_end(
     assert hub.tries("commit") == 4
     assert "config.json" not in hub.files("dataset", "org/m")
     assert len(hub.commits("dataset", "org/m")) == 5  # of others
+
+
+def test_a_repository_that_exists_and_cannot_be_seen_is_said_to(hub: LocalHub) -> None:
+    hub.fail("create", 409, None)
+    with pytest.raises(
+        client.HubError, match=r"^org/m: it exists, but your token may not see it: use another"
+    ):
+        client.prepare("org/m", "model")
+    assert hub.tries("create") == client.TRIES
+
+
+def test_a_list_is_asked_for_no_more_often_than_the_client_does(hub: LocalHub) -> None:
+    hub.fail("list", 503, None)
+    with pytest.raises(client.HubError, match=r"^org: the Hub at .* answers 503: try again later"):
+        client.list_repositories("org")
+    assert hub.tries("list") == 6
 
 
 def test_a_try_begins_no_later_than_persistence_allows(

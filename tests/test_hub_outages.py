@@ -190,6 +190,18 @@ def test_whatever_prevents_the_last_push_does_not_fail_the_command(
     assert_pushed_later(hub, result, output, "")
 
 
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+@pytest.mark.parametrize("fault", ["lost", "cut", "lie", 500])
+def test_an_answer_that_is_lost_makes_no_second_commit(
+    fault: int | str, kind: str, hub: LocalHub, checkpoint: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint if kind == "model" else dataset_folder, tmp_path / "folder")
+    hub.fail("commit", fault)
+    for _ in range(2):
+        assert invoke("push", folder, "org/m").exit_code == 0
+        assert len(hub.commits(kind, "org/m")) == 2  # the Hub makes the first one
+
+
 # Refused before any work
 
 

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -56,10 +57,12 @@ def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None
     """Register a verb with examples in its help, and turn known errors into one line and exit code 1."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
+        name = function.__name__.rstrip("_")
+
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             try:
-                _prepare_libraries()
+                _prepare_libraries(shows_transfers=name in ("push", "pull"))
                 function(*args, **kwargs)
             except KeyboardInterrupt:
                 _fail(INTERRUPTED)
@@ -70,7 +73,6 @@ def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None
                     raise
                 _fail(one_line(error))
 
-        name = function.__name__.rstrip("_")
         return app.command(
             name, epilog="\n\n".join(["[bold]Examples[/bold]", *examples.strip().splitlines()])
         )(run)
@@ -135,10 +137,18 @@ def say(message: str) -> None:
         typer.echo(message, err=True)
 
 
-def _prepare_libraries() -> None:
-    """Keep the libraries from waiting for ever, and unless somebody looks for a mistake, from talking."""
+def _prepare_libraries(shows_transfers: bool) -> None:
+    """Keep the libraries from waiting for ever, and unless somebody looks for a mistake, from talking.
+
+    Args:
+        shows_transfers: leave huggingface_hub its progress bars, on a terminal.
+    """
     if not is_debugging():
         _quieten()
+        if shows_transfers and sys.stderr.isatty():
+            from huggingface_hub.utils import enable_progress_bars
+
+            enable_progress_bars()
     from ad_hf.hub import be_patient_but_not_for_ever
 
     be_patient_but_not_for_ever()
@@ -150,14 +160,13 @@ def _quieten() -> None:
     # waits at every operation. Two processes use two cores better. Read when torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # and huggingface_hub's with it
     warn = logging.StreamHandler()
     warn.setFormatter(logging.Formatter("ad-hf: %(message)s"))
     logging.getLogger("ad_hf").handlers = [warn]
