@@ -528,6 +528,7 @@ INTERRUPTED = (
 )
 
 
+@pytest.mark.slow
 def test_an_interrupted_collection_goes_on(tiny: tuple[str, ...], tmp_path: Path) -> None:
     output = tmp_path / "interrupted"
     changes = sets((*tiny, "collect.lockstep=8", "collect.num_episodes=60"))
@@ -543,6 +544,7 @@ def test_an_interrupted_collection_goes_on(tiny: tuple[str, ...], tmp_path: Path
     assert contents(output / "dark-room") == whole
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     output = tmp_path / "model"
     changes = sets((*tiny, "train.updates=200", "train.checkpoint_every=10"))

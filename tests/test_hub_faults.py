@@ -49,7 +49,7 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything that waits waits shortly; no client remembers anything."""
     monkeypatch.setattr(client, "FIRST_WAIT", 0.005)
     monkeypatch.setattr(client, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(client, "PERSISTENCE", 1.0)
+    monkeypatch.setattr(client, "PERSISTENCE", 0.5)
     monkeypatch.setattr(client, "SLOWEST", 1e6)
     for module in (_http, file_download):
         monkeypatch.setattr(module, "time", HastyTime())
@@ -419,7 +419,6 @@ QUICK_PULL = {
     ("xet-token", "stall once"),
     ("reconstruction", "503 for ever"),
     ("content", "lie once"),
-    ("content", "Ctrl-C"),
     ("content without Xet", "lie for ever"),
 }
 PATTERNS = ("*.parquet", "README.md")

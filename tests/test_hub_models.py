@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import HOME
 from hub_server import LocalHub
 from huggingface_hub import ModelCard, constants, parse_eval_result_entries
@@ -212,7 +213,7 @@ def test_the_card_tells_the_hub_what_it_wants_to_know(story: Story) -> None:
     assert (result.dataset_config, result.dataset_split) == ("dark-room", "test")
     assert result.metric_value == pytest.approx(last, abs=0.001)
     assert result.metric_name == "mean return on held-out tasks, last 1 of 3 episodes"
-    (entry,) = parse_eval_result_entries(our_hub.yaml.safe_load(story.finished[".eval_results/ad-hf.yaml"]))
+    (entry,) = parse_eval_result_entries(yaml.safe_load(story.finished[".eval_results/ad-hf.yaml"]))
     assert (entry.dataset_id, entry.task_id, entry.value) == (DATASET, "dark-room", result.metric_value)
 
 

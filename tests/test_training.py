@@ -487,6 +487,7 @@ def test_a_tracker_is_told_every_line(histories: Histories, tmp_path: Path) -> N
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_losses_of_one(
     dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
