@@ -102,6 +102,7 @@ class HistoryStream:
     def _read_file(self, file: str, row: int) -> Iterator[tuple[Histories, int]]:
         """The histories of a shard from a row on, each with the row behind it."""
         parts: list[pa.RecordBatch] = []  # of one history, which a batch may have cut in two
+        limit = psutil.virtual_memory().available // 4  # bytes of it
 
         def whole() -> Histories:
             with self._in_one_line(file) as name:
@@ -117,7 +118,7 @@ class HistoryStream:
                     parts.clear()
                 parts.append(rows.slice(start, end - start))
                 row += int(end - start)
-                if (size := sum(part.nbytes for part in parts)) > psutil.virtual_memory().available // 4:
+                if (size := sum(part.nbytes for part in parts)) > limit:
                     raise ValueError(
                         f"a history in {file} takes {size / 2**30:.1f} GiB or more, too much here"
                     )
@@ -246,11 +247,11 @@ class HistoryPool:
     def exchange(self) -> None:
         """Put the next histories, a 16th of all, in the place of the oldest.
 
-        While they cannot be read, those that are here stay, and one line is logged. The first time this waits
-        for the Hub to answer, then it does not any more.
+        While they cannot be fetched, those that are here stay: one line is logged, and only the first
+        exchange waits for the Hub. None is left out once it can be read again.
 
         Raises:
-            ValueError: if what comes next is damaged, or not to be trained on.
+            ValueError: if a shard on this machine is damaged, or histories are not to be trained on.
         """
         try:
             read = self._coming.result(timeout=0 if self._failing else hub.PATIENCE)

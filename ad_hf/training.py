@@ -139,7 +139,7 @@ def train(
     Raises:
         ValueError: if `output` holds another run, windows do not fit the histories or the processes, or a
             tracker is not installed.
-        HubError: if the first histories of a stream cannot be fetched; later ones are waited for.
+        HubError: if the first histories of a stream cannot be fetched; the run does not need later ones.
     """
     if isinstance(histories, Histories):
         check_length(histories, config.context_length)

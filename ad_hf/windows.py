@@ -197,10 +197,10 @@ def pooled_window_batches(
     """The same while streaming: each process draws its share from the histories it has in memory.
 
     That of an update depends on the seed, the update's number, the process and the number of processes, if
-    the pool was made with the position it had at `first_update`.
+    the pool was made with the position it had at `first_update` and the Hub has never been silent since.
 
     Args:
-        pool: what to cut from; its histories are exchanged along the way.
+        pool: what to cut from; a part of it is exchanged every `EXCHANGES` updates.
         settings: how to cut.
         batch_size: B, over all processes.
         length: L.

@@ -1,109 +1,34 @@
 """Push and pull under faults: all or nothing, with a bounded number of tries, and one line on what to do.
 
 A *stage* is a route of the local Hub that a push or a pull passes; every fault is injected at every stage.
+The route "resolve" is passed twice, to be told of a file and then to get it.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import itertools
 import os
 import random
 import re
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx2  # comes with huggingface_hub
 import pytest
+from hub_haste import FAULTS, contents, forget, haste  # noqa: F401  # haste is on in every test
 from hub_server import LocalHub
-from huggingface_hub import HfApi, HfFileSystem, RepoCard, constants, file_download, set_client_factory
-from huggingface_hub.utils import _http, _xet, disable_progress_bars, enable_progress_bars
+from huggingface_hub import HfApi, RepoCard, constants
 
 from ad_hf import hub as client
 
-# hf_xet is patient for minutes, too; it reads these when it begins a session.
-XET = {"RETRY_BASE_DELAY": "10ms", "RETRY_MAX_ATTEMPTS": "2"}
-PATIENCE = 0.3  # seconds
 ANY_WAY_OUT = r"(again later|log in with `hf auth login`|\(`hf auth login`\)|check [\w/]+)"
-
-
-class HastyTime:
-    """The module `time`, for the clients, which would wait for half a minute."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(min(seconds, 0.01))
-
-
-@pytest.fixture(autouse=True)
-def haste(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything that waits waits shortly; no client remembers anything."""
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.005)
-    monkeypatch.setattr(client, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(client, "PERSISTENCE", 0.5)
-    monkeypatch.setattr(client, "SLOWEST", 1e6)
-    for module in (_http, file_download):
-        monkeypatch.setattr(module, "time", HastyTime())
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", PATIENCE)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)
-    monkeypatch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", PATIENCE)
-    for name, value in XET.items():
-        monkeypatch.setenv(f"HF_XET_CLIENT_{name}", value)
-    monkeypatch.delenv("HF_XET_CLIENT_READ_TIMEOUT", raising=False)
-    client.be_patient_but_not_for_ever()
-    disable_progress_bars()
-    client._warn_once.cache_clear()
-    forget()
-    yield
-    enable_progress_bars()
-    set_client_factory(_http.default_client_factory)
-    os.environ.pop("HF_XET_CLIENT_READ_TIMEOUT", None)
-    forget()
-
-
-def forget() -> None:
-    """Let the clients of this process begin anew, as those of another would."""
-    HfFileSystem.clear_instance_cache()
-    _xet.XET_CONNECTION_INFO_CACHE.clear()
-    _xet.abort_xet_session()
-
-
-class Fault(NamedTuple):
-    """What `LocalHub.fail` takes."""
-
-    kind: int | str
-    count: int | None = 1
-
-
-FAULTS = {
-    "500 once": Fault(500),
-    "503 once": Fault(503),
-    "429 once": Fault(429),
-    "reset once": Fault("reset"),
-    "cut once": Fault("cut"),
-    "stall once": Fault("stall"),
-    "lost answer": Fault("lost"),
-    "lie once": Fault("lie"),
-    "503 for ever": Fault(503, None),
-    "reset for ever": Fault("reset", None),
-    "stall for ever": Fault("stall", None),
-    "lie for ever": Fault("lie", None),
-    "401": Fault(401, None),
-    "403": Fault(403, None),
-    "404": Fault(404, None),
-    "409 once": Fault(409),
-    "412 once": Fault(412),
-    "Ctrl-C": Fault("stall", None),
-}
 # What becomes of a push or a pull.
 DONE, GIVEN_UP, REFUSED, INTERRUPTED = "done", "given up, for the moment", "refused", "interrupted"
 
@@ -123,7 +48,7 @@ def outcome(call: Callable[[], object], stage: str, fault: str, hub: LocalHub) -
     """Do it with the fault; what became of it, once its message and its number of tries have proved right."""
     try:
         if fault == "Ctrl-C":
-            with pressing_ctrl_c(lambda: hub.tries(stage) > 0):
+            with pressing_ctrl_c(lambda: "stall" in [seen.outcome for seen in hub.requests]):
                 call()
         else:
             call()
@@ -140,31 +65,30 @@ def outcome(call: Callable[[], object], stage: str, fault: str, hub: LocalHub) -
     return DONE
 
 
-class pressing_ctrl_c:  # noqa: N801
-    """Sends this process a SIGINT when something has happened; a second one never comes."""
+@contextlib.contextmanager
+def pressing_ctrl_c(happened: Callable[[], bool]) -> Iterator[None]:
+    """Send this process a SIGINT once something has happened."""
+    over = threading.Event()
 
-    def __init__(self, happened: Callable[[], bool]) -> None:
-        self.happened, self.over = happened, threading.Event()
-
-    def __enter__(self) -> None:
-        self.old = signal.signal(signal.SIGINT, self.interrupt)
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-
-    def watch(self) -> None:
-        while not self.over.wait(0.01):
-            if self.happened():
+    def watch() -> None:
+        while not over.wait(0.01):
+            if happened():
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
-    def interrupt(self, number: int, frame: FrameType | None) -> None:
-        if not self.over.is_set():
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not over.is_set():
             raise KeyboardInterrupt
 
-    def __exit__(self, *exception: object) -> None:
-        self.over.set()
-        self.thread.join()
-        signal.signal(signal.SIGINT, self.old)
+    old = signal.signal(signal.SIGINT, interrupt)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGINT, old)
 
 
 def cases(stages: dict[str, dict[str, str]], quick: set[tuple[str, str]]) -> list[Any]:
@@ -194,6 +118,7 @@ PUSH = {
     "branch": NO_BODY,
     "info": {},
     "resolve": {},
+    "resolve, then": {},
     "validate-yaml": CONFLICT,
     "preupload": CONFLICT,
     "xet-token": {},
@@ -245,6 +170,7 @@ def test_a_push_is_done_as_a_whole_or_not_at_all(
     stage: str, fault: str, fate: str, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", stage.startswith("lfs"))
+    stage, _, then = stage.partition(", ")
     branch = "next" if stage == "branch" else "main"
     before = 1
     if stage != "create":
@@ -276,13 +202,13 @@ def test_a_push_is_done_as_a_whole_or_not_at_all(
             assert hub.refs("dataset", "org/m")["tags"] == {"v1": commits[0].id}
 
     hub.requests.clear()
-    hub.fail(stage, *FAULTS[fault])
+    hub.fail(stage, *FAULTS[fault], skip=int(bool(then)))
     began = time.monotonic()
     assert outcome(push, stage, fault, hub) == fate
     assert time.monotonic() - began < 25, "it waits much longer than it has been told"
 
     bound = 1 if fate == REFUSED else client.TRIES * REQUESTS.get(stage, 1)
-    assert 1 <= hub.tries(stage) <= bound
+    assert 1 <= hub.tries(stage) <= bound + bool(then)
     after = stage in ("refs", "tag")  # the commit
     if fate == DONE:
         assert_done()
@@ -407,6 +333,7 @@ PULL: dict[str, dict[str, str]] = {
     "info": {},
     "tree": {},
     "resolve": {},
+    "resolve, then": {},
     "xet-token": NO_BODY,  # its headers are read
     "reconstruction": {},
     "content": {},
@@ -425,15 +352,11 @@ PATTERNS = ("*.parquet", "README.md")
 WANTED = {"README.md": b"# New\n", "data/a.parquet": NOISE, "data/b.parquet": NOISE[::-1]}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize(("stage", "fault", "fate"), cases(PULL, QUICK_PULL))
 def test_a_pull_is_whole_or_nothing(
     stage: str, fault: str, fate: str, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stage, _, then = stage.partition(", ")
     stage, _, without = stage.partition(" without ")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", without == "Xet")
     hub.add_repo("dataset", "org/m", WANTED | {"run.exe": b"not wanted"})
@@ -442,7 +365,7 @@ def test_a_pull_is_whole_or_nothing(
     def pull() -> None:
         client.fetch("org/m", "dataset", PATTERNS, output)
 
-    hub.fail(stage, *FAULTS[fault])
+    hub.fail(stage, *FAULTS[fault], skip=int(bool(then)))
     began = time.monotonic()
     assert outcome(pull, stage, fault, hub) == fate
     assert time.monotonic() - began < 25, "it waits much longer than it has been told"
@@ -461,163 +384,3 @@ def test_a_pull_is_whole_or_nothing(
     shutil.rmtree(output, ignore_errors=True)
     pull()
     assert contents(tmp_path) == {f"here/out/{name}": what for name, what in WANTED.items()}
-
-
-@pytest.mark.parametrize("storage", ["xet", "plain"])
-def test_any_number_of_damaged_files_is_fetched_anew(
-    storage: str, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", storage == "plain")
-    files = {f"{n}.parquet": NOISE[n:] for n in range(client.TRIES + 3)}
-    hub.add_repo("dataset", "org/m", files)
-    hub.fail("content", "lie", len(files))
-    assert contents(client.fetch("org/m", "dataset", PATTERNS, tmp_path / "out")) == files
-
-
-def test_damaged_files_of_the_same_content_are_fetched_anew(hub: LocalHub, tmp_path: Path) -> None:
-    files = dict.fromkeys(("a.parquet", "b.parquet", "c.parquet"), NOISE)
-    hub.add_repo("dataset", "org/m", files)
-    hub.fail("content", "lie", 3)
-    assert contents(client.fetch("org/m", "dataset", PATTERNS, tmp_path / "out")) == files
-
-
-# The cache
-
-
-@pytest.fixture
-def older(hub: LocalHub) -> Path:
-    """A repository whose first version is in the cache, while the Hub has a second one."""
-    hub.add_repo("dataset", "org/m", {"README.md": "# First\n", "a.parquet": NOISE})
-    folder = client.fetch("org/m", "dataset", PATTERNS)
-    hub.add_commit("dataset", "org/m", {"README.md": "# Second\n"})
-    forget()
-    return folder
-
-
-@pytest.mark.parametrize("fault", ["500 once", "429 once", "reset once", "cut once", "lie once"])
-def test_a_hub_that_stumbles_is_not_taken_for_one_that_is_away(
-    fault: str, older: Path, hub: LocalHub
-) -> None:
-    hub.fail("info", *FAULTS[fault])
-    assert (client.fetch("org/m", "dataset", PATTERNS) / "README.md").read_text() == "# Second\n"
-
-
-@pytest.mark.parametrize(
-    ("stage", "fault"),
-    [
-        ("*", "503 for ever"),
-        ("*", "reset for ever"),
-        ("*", "stall for ever"),
-        ("tree", "503 for ever"),
-    ],
-)
-def test_what_the_cache_holds_is_used_while_the_hub_is_away_and_that_is_said(
-    stage: str, fault: str, older: Path, hub: LocalHub, caplog: pytest.LogCaptureFixture
-) -> None:
-    hub.fail(stage, *FAULTS[fault])
-    for _ in range(2):
-        assert client.fetch("org/m", "dataset", PATTERNS) == older
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "ad_hf.hub"]
-    assert re.match(r"org/m: the Hub at .*; until then, what the cache holds is used$", line)
-
-
-def test_a_version_is_used_whole_or_not_at_all(older: Path, hub: LocalHub) -> None:
-    hub.add_commit("dataset", "org/m", {"b.parquet": NOISE[::-1]})
-    hub.fail("content", 503, None)
-    with pytest.raises(client.HubError, match=r"^org/m: .*try again later$"):
-        client.fetch("org/m", "dataset", PATTERNS)
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_who_is_refused_is_not_given_what_the_cache_holds(status: int, older: Path, hub: LocalHub) -> None:
-    hub.fail("info", status, None)
-    with pytest.raises(client.HubError, match=r"^org/m: "):
-        client.fetch("org/m", "dataset", PATTERNS)
-
-
-# No Hub at all
-
-
-@pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a Hub that is not running."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    return address
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: client.prepare("org/m", "model"),
-        lambda: client.publish("org/m", "model", {"config.json": b"{}"}, card, "Add"),
-        lambda: client.fetch("org/m", "model", client.MODEL_FILES),
-        lambda: client.list_files("org/m", "dataset"),
-        lambda: client.open_remote("datasets/org/m@0123/a.parquet"),
-        lambda: client.list_repositories("org/m"),
-    ],
-    ids=["prepare", "publish", "fetch", "list files", "open", "list repositories"],
-)
-def test_a_hub_that_is_not_running_is_named(call: Callable[[], object], no_hub: str) -> None:
-    with pytest.raises(client.HubError) as error:
-        call()
-    assert error.value.passing
-    away = rf"org/m.*: the Hub at {no_hub} cannot be reached \(ConnectError\): try again later$"
-    assert re.search(away, str(error.value))
-
-
-def test_the_cache_is_used_at_once_where_there_is_no_network(
-    older: Path, no_hub: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "FIRST_WAIT", 2.0)
-    began = time.monotonic()
-    assert client.fetch("org/m", "dataset", PATTERNS) == older
-    assert time.monotonic() - began < 2
-
-
-# A full disk
-
-PULL_ON_A_FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from ad_hf import hub
-if sys.argv[1] != "cache":
-    hub.fetch("org/m", "dataset", ("*.parquet",))
-if sys.argv[1] == "output that is there":
-    Path("out").mkdir()
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-try:
-    hub.fetch("org/m", "dataset", ("*.parquet",), Path("out"))
-except hub.HubError as error:
-    print(error.passing, error)
-print(*(path for path in Path().rglob("*") if path.parts[0] != "hf"))
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-hub.fetch("org/m", "dataset", ("*.parquet",), Path("out"))
-print(sum(file.stat().st_size for file in Path("out").iterdir()))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("xet", ["xet", "plain"])
-@pytest.mark.parametrize("full", ["cache", "output", "output that is there"])
-def test_a_full_disk_is_said_and_leaves_nothing_behind(
-    full: str, xet: str, hub: LocalHub, run_python: Callable[..., str]
-) -> None:
-    """A limit on the size of files stands for the end of the disk, which a test cannot bring about."""
-    hub.add_repo("dataset", "org/m", {"a.parquet": NOISE, "b.parquet": NOISE[::-1]})
-    env = {"HF_HUB_DISABLE_XET": "1" if xet == "plain" else "0"}
-    said, left, size = run_python(PULL_ON_A_FULL_DISK, full, env=env).splitlines()
-    assert re.fullmatch(
-        rf"False org/m: {os.strerror(errno.EFBIG)} \(.*\): check the space and the permissions there", said
-    )
-    assert left == ("out" if full == "output that is there" else "")
-    assert size == "200000"
-
-
-def test_what_hf_xet_tells_of_a_full_disk_is_not_taken_for_the_network() -> None:
-    told = f"Task error: File reconstruction error: IO Error: whatever (os error {errno.ENOSPC})"
-    with pytest.raises(client.HubError) as error, client.in_one_line("org/m"):
-        raise RuntimeError(told)
-    assert str(error.value).startswith(f"org/m: {os.strerror(errno.ENOSPC)} (")
-    assert not error.value.passing

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_haste import contents, forget, haste  # noqa: F401  # haste is on in every test
 from hub_server import LocalHub
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from test_hub_faults import contents, forget, haste  # noqa: F401  # a fixture that is always on
 from typer.testing import CliRunner
 
 from ad_hf import hub as client

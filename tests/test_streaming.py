@@ -248,12 +248,19 @@ def test_a_position_survives_json(pool: HistoryPool) -> None:
     assert json.loads(json.dumps(pool.position)) == pool.position != START
 
 
+def left_behind(threads: set[threading.Thread]) -> tuple[list[str], set[threading.Thread]]:
+    """The shards that are open, and the threads that have been started since."""
+    links = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return [link for link in links if link.endswith(".parquet")], set(threading.enumerate()) - threads
+
+
 def test_a_closed_pool_leaves_neither_threads_nor_open_files(stream: HistoryStream) -> None:
-    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads = set(threading.enumerate())
     pool = HistoryPool(stream, 16, seed=0)
     pool.exchange()
+    assert left_behind(threads)[0]
     pool.close()
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    assert left_behind(threads) == ([], set())
 
 
 def test_what_is_not_to_be_trained_on_ends_the_exchange(stream: HistoryStream) -> None:
@@ -301,7 +308,7 @@ def test_training_does_not_wait_for_ever_and_catches_up_later(
         began = time.monotonic()
         for _ in range(10):
             pool.exchange()
-        assert time.monotonic() - began < 1  # only once is it patient
+        assert time.monotonic() - began < 1.5  # only once is it patient
         assert names(pool.histories) == expected[number - 16 : number]
         assert len(caplog.messages) == outage
         assert caplog.messages[-1].startswith("nothing was read in 0 seconds; training goes on with the his")
