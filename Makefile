@@ -14,7 +14,7 @@ quickstart: $(VENV)/.installed  ## from nothing to an in-context learner, in run
 	$(VENV)/bin/python scripts/quickstart.py --output runs/quickstart
 
 test: lint fast  ## lint, then all tests, those that really learn included (minutes)
-	$(RUN) pytest -m slow
+	$(RUN) pytest -m slow -n 2
 
 fast: $(VENV)/.installed-test  ## only the tests that take seconds, on two cores
 	$(RUN) pytest -m "not slow" -n 2

@@ -223,7 +223,9 @@ def write_shard(shard: Shard, histories: Histories, first: int) -> None:
     partial = shard.path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+            pq.write_table(
+                table, file, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True
+            )
             file.flush()
             os.fsync(file.fileno())
         partial.replace(shard.path)

@@ -162,7 +162,7 @@ def open_shard(content: Any, place: str, **options: Any) -> pq.ParquetFile:
         ValueError: if it lacks columns of learning histories, or is no Parquet.
     """
     try:
-        file = pq.ParquetFile(content, read_dictionary=["task"], **options)
+        file = pq.ParquetFile(content, read_dictionary=["task"], page_checksum_verification=True, **options)
     except KeyError:  # it has no such column
         file = pq.ParquetFile(content, **options)
     missing = [name for name in COLUMNS if name not in file.schema_arrow.names]

@@ -132,7 +132,7 @@ class HistoryStream:
         with content:
             with self._in_one_line(file) as name:
                 # Buffered beforehand, the rest of the file would be fetched at once.
-                parquet = open_shard(content, name, pre_buffer=False, page_checksum_verification=True)
+                parquet = open_shard(content, name, pre_buffer=False)
                 if not pa.types.is_integer(kind := parquet.schema_arrow.field("history_id").type):
                     raise ValueError(f"history_id in {name} has to hold integers, but holds {kind}")
                 if not parquet.metadata.num_rows:

@@ -128,7 +128,7 @@ def epochs(stream: HistoryStream, number: int, *args: Any) -> list[list[int]]:
 # The order
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 3, 8, 11, 12, 25, 40])
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8, 12, 25])
 def test_in_an_epoch_every_history_is_read_once_by_one_of_the_processes(
     num_processes: int, stream: HistoryStream
 ) -> None:
@@ -415,8 +415,8 @@ def test_only_the_row_groups_that_are_needed_are_fetched(
 FAULTS: list[tuple[str, int | str, int]] = [  # the clients themselves try some of them six times
     *[("content", kind, 30) for kind in (503, "reset", "cut", "lie")],
     ("content", "stall", 7),
-    *[("resolve", kind, 30) for kind in (503, 401, "reset")],
-    *[("tree", kind, 36) for kind in (503, 404)],
+    *[("resolve", kind, 30) for kind in (503, 401)],
+    ("tree", 503, 36),
     ("info", 404, 3),
 ]
 
