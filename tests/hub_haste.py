@@ -37,7 +37,7 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything that waits waits shortly; no client remembers anything."""
     monkeypatch.setattr(client, "FIRST_WAIT", 0.005)
     monkeypatch.setattr(client, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(client, "PERSISTENCE", 20.0)
+    monkeypatch.setattr(client, "PERSISTENCE", 10.0)
     monkeypatch.setattr(client, "SLOWEST", 1e6)
     for module in (_http, file_download):
         monkeypatch.setattr(module, "time", HastyTime())

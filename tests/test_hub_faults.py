@@ -123,11 +123,11 @@ PUSH = {
     "preupload": CONFLICT,
     "xet-token": {},
     "xorb": {},
-    "shard": {"stall once": GIVEN_UP},  # after a time that allows for large uploads
+    "shard": {},
     "lfs-batch": CONFLICT,
     "lfs-put": NO_BODY,
     "lfs-verify": NO_BODY
-    | {"503 for ever": DONE, "reset for ever": DONE},  # the second try has no need of it
+    | {"503 for ever": DONE, "reset for ever": DONE, "stall for ever": DONE},  # a second try needs it not
     "commit": CONFLICT | AGAIN,
     "refs": {},
     "tag": NO_BODY,
