@@ -25,10 +25,10 @@ from ad_hf.dataset import (
     FIXED,
     ROW_GROUP,
     add_to_card,
-    check_format,
     configs_of,
     dataset_info,
     is_complete,
+    read_card,
     reading,
 )
 from ad_hf.histories import Histories, collect
@@ -148,16 +148,14 @@ def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> Repo
     Raises:
         ValueError: if the folder holds anything else.
     """
-    path = output / "README.md"
-    if not path.exists():
+    card = read_card(output, str(output))
+    if card is None:
         if any((output / family.name).glob("*.parquet")):
             raise ValueError(
                 f"{output} holds Parquet files, but no README.md that says how they were collected: "
                 "choose another --output"
             )
         return None
-    card = cards.load_card(path)
-    check_format(card, str(output))
     configs = configs_of(card)
     if not configs:
         raise ValueError(

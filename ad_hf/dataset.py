@@ -67,8 +67,13 @@ def load_histories(path: str, config: str, split: str = "train") -> Histories:
     """
     folder = hub.folder_of(path, "dataset", (f"{config}/*.parquet", "README.md"))
     read_card(folder, path)
-    shards = [(str(shard), shard.name) for shard in sorted((folder / config).glob("*.parquet"))]
-    return to_histories(_read_shards(check_shards(shards, split, f"{path}/{config}")), path)
+    shards = check_shards(shards_in(folder / config), split, f"{path}/{config}")
+    return to_histories(_read_shards(shards), path)
+
+
+def shards_in(folder: Path) -> list[tuple[str, str]]:
+    """The path and the name of each Parquet file in a config's folder, in order."""
+    return [(str(shard), shard.name) for shard in sorted(folder.glob("*.parquet"))]
 
 
 def check_shards(shards: list[tuple[str, str]], split: str, place: str) -> list[str]:
@@ -412,7 +417,7 @@ def publish(
                 f"{folder} holds {config} histories that are not complete: run the same `ad-hf collect` again"
             )
         splits = [part["split"] for part in entries[config]["data_files"]]
-        shards = [(str(shard), shard.name) for shard in sorted((folder / config).glob("*.parquet"))]
+        shards = shards_in(folder / config)
         for split in splits:
             check_shards(shards, split, f"{folder}/{config}")
         infos.append(dataset_info(folder / config, splits))

@@ -24,7 +24,7 @@ import pyarrow as pa
 from huggingface_hub import constants
 
 from ad_hf import hub
-from ad_hf.dataset import READ, check_shards, open_shard, read_card, to_histories
+from ad_hf.dataset import READ, check_shards, open_shard, read_card, shards_in, to_histories
 from ad_hf.histories import Histories, concatenate, without_first
 
 LANES = 8  # shards read side by side, so that neighbours in a pool come from distant tasks
@@ -183,8 +183,7 @@ def open_stream(path: str, config: str, split: str = "train") -> HistoryStream:
     """
     if Path(path).is_dir():
         read_card(Path(path), path)
-        found = [(str(file), file.name) for file in sorted((Path(path) / config).glob("*.parquet"))]
-        files = check_shards(found, split, f"{path}/{config}")
+        files = check_shards(shards_in(Path(path) / config), split, f"{path}/{config}")
         size = sum(Path(file).stat().st_size for file in files)  # wherever the folder is moved
         return HistoryStream(f"{config}, {len(files)} files of {size} bytes", tuple(files), False)
     if constants.HF_HUB_OFFLINE:
