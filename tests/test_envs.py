@@ -78,9 +78,12 @@ def test_a_spec_survives_its_json(env_id: str, kwargs: dict[str, Any]) -> None:
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     env.action_space.seed(0)
     assert_same(again.reset(seed=7), env.reset(seed=7))
-    for _ in range(3):
+    for _ in range(30):
         action = env.action_space.sample()
-        assert_same(again.step(action), env.step(action))
+        ours, theirs = again.step(action), env.step(action)
+        assert_same(ours, theirs)
+        if theirs[2] or theirs[3]:
+            assert_same(again.reset(), env.reset())
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)
@@ -169,3 +172,18 @@ def test_every_environment_can_be_looked_at(env_id: str, kwargs: dict[str, Any],
         assert picture.ndim == 3
         assert picture.shape[2] == 3
         assert picture.std() > 0
+
+
+@pytest.mark.parametrize(("env_id", "kwargs"), CASES)
+def test_an_ended_episode_is_not_stepped(env_id: str, kwargs: dict[str, Any]) -> None:
+    env = gym.make(env_id, **kwargs)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    ended = False
+    while not ended:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        ended = terminated or truncated
+    with pytest.raises(ValueError, match="has ended: call reset"):
+        env.step(env.action_space.sample())
+    env.reset()
+    env.step(env.action_space.sample())

@@ -134,8 +134,8 @@ def test_published_task_names_stay_what_they_are() -> None:
 
 def test_a_task_makes_its_environment() -> None:
     env = goal_task(3, 5, horizon=7).make(render_mode="ansi")
-    assert env.unwrapped.goal.tolist() == [3, 5]  # type: ignore[attr-defined]
-    assert env.unwrapped.horizon == 7  # type: ignore[attr-defined]
+    assert env.unwrapped.world.goals[0].tolist() == [3, 5]  # type: ignore[attr-defined]
+    assert env.unwrapped.world.horizon == 7  # type: ignore[attr-defined]
     assert env.render_mode == "ansi"
 
 
@@ -216,7 +216,7 @@ def test_a_parameter_that_only_some_tasks_name_is_refused() -> None:
 
 
 def test_a_parameter_that_rooms_have_to_share_is_refused_as_a_list() -> None:
-    with pytest.raises(ValueError, match=r"reward_once is \[False, True\].*the same for all rooms"):
+    with pytest.raises(ValueError, match=r"reward_once is \[False, True\].*the same for all rows"):
         make_vec([goal_task(3, 5, reward_once=False), goal_task(3, 5, reward_once=True)])
 
 
