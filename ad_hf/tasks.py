@@ -23,8 +23,13 @@ from gymnasium.vector import AutoresetMode
 
 # name -> "module:function", a function of options that returns a TaskFamily
 TASK_FAMILIES: dict[str, str] = {
+    "adversarial-bandit": "ad_hf.envs.bandit:adversarial_bandit_family",
+    "adversarial-bandit-h": "ad_hf.envs.bandit:adversarial_bandit_h_family",
+    "dark-key-to-door": "ad_hf.envs.key_to_door:dark_key_to_door_family",
     "dark-room": "ad_hf.envs.dark_room:dark_room_family",
     "dark-room-hard": "ad_hf.envs.dark_room:dark_room_hard_family",
+    "uniform-bandit": "ad_hf.envs.bandit:uniform_bandit_family",
+    "watermaze": "ad_hf.envs.watermaze:watermaze_family",
 }
 
 
@@ -39,6 +44,9 @@ class Task:
 
     env_id: str
     params: Mapping[str, Any]
+
+    def __hash__(self) -> int:
+        return hash(self.json)
 
     @cached_property
     def json(self) -> str:
@@ -115,7 +123,12 @@ def load_task_family(name: str, **options: Any) -> TaskFamily:
 
 
 def split_tasks(
-    tasks: Sequence[Task], num_test: int, seed: int = 0, fold: int | None = None, num_folds: int = 5
+    tasks: Sequence[Task],
+    num_test: int,
+    seed: int = 0,
+    fold: int | None = None,
+    num_folds: int = 5,
+    num_train: int | None = None,
 ) -> dict[str, tuple[Task, ...]]:
     """A seeded train/test split, or one fold of a seeded partition; both parts keep the order of `tasks`.
 
@@ -125,21 +138,29 @@ def split_tasks(
         seed: of the split or the partition.
         fold: 0 ... num_folds - 1; over all folds every task is a test task exactly once.
         num_folds: parts of the partition.
+        num_train: how many of the others are training tasks, None for all. Fewer are a part of more.
 
     Raises:
-        ValueError: if there is no such fold.
+        ValueError: if there is no such fold, or there are not so many tasks.
     """
     shuffled = np.random.default_rng(seed).permutation(len(tasks))
     if fold is None:
+        if not 1 <= num_test < len(tasks):
+            raise ValueError(
+                f"num_test is {num_test}, but must be 1 to {len(tasks) - 1} of {len(tasks)} tasks"
+            )
         held_out = shuffled[:num_test]
     elif 0 <= fold < num_folds:
         held_out = np.array_split(shuffled, num_folds)[fold]
     else:
         raise ValueError(f"fold is {fold}, but there are {num_folds}: choose 0 to {num_folds - 1}")
-    test = set(held_out.tolist())
+    others = shuffled[~np.isin(shuffled, held_out)]
+    if num_train is not None and not 1 <= num_train <= len(others):
+        left = f"the {len(others)} tasks that are not held out"
+        raise ValueError(f"num_train is {num_train}, but must be 1 to {len(others)}: {left}")
     return {
-        "train": tuple(task for i, task in enumerate(tasks) if i not in test),
-        "test": tuple(task for i, task in enumerate(tasks) if i in test),
+        split: tuple(tasks[i] for i in sorted(chosen.tolist()))
+        for split, chosen in (("train", others[:num_train]), ("test", held_out))
     }
 
 

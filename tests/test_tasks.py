@@ -8,9 +8,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import ad_hf.envs  # noqa: F401 (registers the environments)
-from ad_hf.tasks import TASK_FAMILIES, Task, TaskFamily, load_task_family, make_vec
+from ad_hf.tasks import TASK_FAMILIES, Task, TaskFamily, load_task_family, make_vec, split_tasks
 
 FAMILIES = sorted(TASK_FAMILIES)
+FOLDED = [name for name in FAMILIES if "fold" in load_task_family(name).options]
 SPLIT_SIZES = {"dark-room": (65, 16), "dark-room-hard": (231, 58)}  # four goals to train on for each to test
 
 
@@ -28,7 +29,7 @@ def goal_task(x: int, y: int, **params: object) -> Task:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_and_test_tasks_are_disjoint_and_all_different(name: str) -> None:
     family = load_task_family(name)
-    everything = ids(family["train"] + family["test"])
+    everything = [task.id for split in family.splits for task in family[split]]
     assert family.name == name
     assert len(set(everything)) == len(everything)
 
@@ -45,19 +46,23 @@ def test_the_split_is_a_matter_of_its_seed_alone(name: str) -> None:
     assert ids(load_task_family(name, seed=3)["test"]) != ids(load_task_family(name, seed=4)["test"])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FOLDED)
 def test_five_folds_test_every_task_exactly_once(name: str) -> None:
     split = load_task_family(name)
     folds = [load_task_family(name, fold=fold) for fold in range(5)]
     tested = [task for fold in folds for task in ids(fold["test"])]
-    assert sorted(tested) == sorted(ids(split["train"] + split["test"]))
+    assert len(set(tested)) == len(tested)
+    assert set(tested) >= set(ids(split["train"] + split["test"]))
     for fold in folds:
-        assert set(ids(fold["train"])) == set(tested) - set(ids(fold["test"]))
+        assert set(ids(fold["train"])) <= set(tested) - set(ids(fold["test"]))
         assert abs(len(fold["test"]) - len(tested) / 5) < 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("options", [{}, {"seed": 2}, {"fold": 4, "seed": 1}])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, {"seed": 2}) for name in FAMILIES]
+    + [(name, options) for name in FOLDED for options in ({}, {"fold": 4, "seed": 1})],
+)
 def test_a_family_remembers_the_options_that_load_it_again(name: str, options: dict[str, int]) -> None:
     family = load_task_family(name, **options)
     assert load_task_family(name, **family.options) == family
@@ -68,6 +73,28 @@ def test_dark_room_families_hold_every_goal_of_the_room(size: int) -> None:
     family = load_task_family("dark-room" if size == 9 else "dark-room-hard")
     goals = {tuple(task.params["goal"]) for task in family["train"] + family["test"]}
     assert goals == {(x, y) for x in range(size) for y in range(size)}
+
+
+@pytest.mark.parametrize("fold", [None, 0, 4])
+def test_all_that_is_not_held_out_is_trained_on_unless_fewer_are_asked_for(fold: int | None) -> None:
+    tasks = [goal_task(x, y) for x in range(9) for y in range(9)]
+    everything = split_tasks(tasks, 16, fold=fold)
+    assert sorted(ids(everything["train"] + everything["test"])) == sorted(ids(tuple(tasks)))
+    few, more = (split_tasks(tasks, 16, fold=fold, num_train=number) for number in (5, 40))
+    assert (len(few["train"]), len(more["train"])) == (5, 40)
+    assert set(ids(few["train"])) < set(ids(more["train"])) < set(ids(everything["train"]))
+    assert few["test"] == more["test"] == everything["test"]
+    for split in (few, more, everything):
+        for part in split.values():
+            assert [task for task in tasks if task in part] == list(part), "not in the order of the family"
+
+
+@pytest.mark.parametrize(("num_test", "num_train"), [(16, 66), (16, 0), (16, -1), (81, None), (0, None)])
+def test_more_tasks_than_there_are_and_none_at_all_are_refused(num_test: int, num_train: int | None) -> None:
+    tasks = [goal_task(x, y) for x in range(9) for y in range(9)]
+    wrong = f"num_train is {num_train}, but must be 1 to 65" if num_train is not None else "must be 1 to 80"
+    with pytest.raises(ValueError, match=wrong):
+        split_tasks(tasks, num_test, num_train=num_train)
 
 
 def test_splits_that_share_a_task_are_refused_by_its_name() -> None:

@@ -27,18 +27,20 @@ class LockstepVectorEnv(VectorEnv):
         num_envs: K.
         observation_space: of one world.
         num_actions: A; actions are 0 to A - 1.
-        horizon: steps after which an episode is truncated.
+        horizon: steps after which an episode is truncated, or terminated in worlds that say so.
         render_mode: None or "rgb_array" (a tuple of K frames).
         autoreset_mode: any of Gymnasium's three.
 
     Attributes:
         generators: K random generators. What a world draws comes from its own.
+        terminates_at_horizon: whether the horizon is the world's own end, with nothing behind it.
 
     Raises:
         ValueError: if a number is below 1.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
+    terminates_at_horizon: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -70,7 +72,11 @@ class LockstepVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move all rows by one step; rewards (K,) float64 and which have terminated, (K,) bool."""
+        """Move all rows by one step; rewards (K,) float64 and which have terminated, (K,) bool.
+
+        Rows in `self._done` restart instead: what is returned for them is dropped, and their generators must
+        stay where they are.
+        """
         raise NotImplementedError
 
     def _observe(self) -> np.ndarray:
@@ -118,6 +124,8 @@ class LockstepVectorEnv(VectorEnv):
         rewards, terminated = self._advance(actions)
         self._steps += 1
         truncated = self._steps >= self.horizon
+        if self.terminates_at_horizon:
+            terminated, truncated = terminated | truncated, np.zeros_like(truncated)
         if begins.any() and self.autoreset_mode == AutoresetMode.NEXT_STEP:
             # These rows ignore their action and start an episode instead.
             self._restart(begins)
