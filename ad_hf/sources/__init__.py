@@ -19,6 +19,10 @@ from gymnasium.vector import VectorEnv
 SOURCES: dict[str, str] = {  # name -> "module:function"
     "q-learning": "ad_hf.sources.q_learning:q_learning",
     "a2c": "ad_hf.sources.a2c:a2c",
+    "dqn": "ad_hf.sources.dqn:dqn",
+    "ucb": "ad_hf.sources.bandits:ucb",
+    "thompson": "ad_hf.sources.bandits:thompson",
+    "epsilon-greedy": "ad_hf.sources.bandits:epsilon_greedy",
     "noise": "ad_hf.sources.noise:noise",
     "posterior-sampling": "ad_hf.sources.posterior_sampling:posterior_sampling",
 }

@@ -1,8 +1,6 @@
 """Advantage actor-critic (A2C; Mnih et al. 2016, arXiv 1602.01783), K learners in lockstep.
 
-Every weight has a leading axis of K, so one batched matrix product serves all learners, and no gradient of
-one reaches another. K = learners, N = steps of a rollout, F = observation features, H = hidden units,
-A = actions.
+K = learners, N = steps of a rollout, F = features of an observation, H = hidden units, A = actions.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from ad_hf.sources import restart
+from ad_hf.sources.networks import apply_network, clip_gradients, features, make_network
 
 
 def a2c(
@@ -52,43 +51,43 @@ def a2c(
         raise ValueError(f"A2C here needs a Discrete action space, got {envs.single_action_space}")
     K, A = envs.num_envs, int(envs.single_action_space.n)
     generator = torch.Generator().manual_seed(seed)
-    F = spaces.flatdim(envs.single_observation_space)
-    policy, value = _network(K, F, hidden_size, A, generator), _network(K, F, hidden_size, 1, generator)
+    seen = features(envs, envs.reset(seed=seed)[0])  # (K, F)
+    F = seen.shape[1]
+    policy = make_network(K, F, hidden_size, A, generator)
+    value = make_network(K, F, hidden_size, 1, generator)
     optimizer = torch.optim.Adam(
         [{"params": policy, "lr": learning_rate}, {"params": value, "lr": value_learning_rate}], fused=True
     )
-    observation = envs.reset(seed=seed)[0]
     episodes = np.zeros(K, dtype=np.int64)
     while episodes.min() < num_episodes:
         rollout = []
         for _ in range(rollout_steps):
-            features = _flatten(envs.single_observation_space, observation)
             with torch.no_grad():
-                probabilities = _apply(policy, features[:, None])[:, 0].softmax(-1)  # (K, A)
+                probabilities = apply_network(policy, seen[:, None])[:, 0].softmax(-1)  # (K, A)
             action = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            next_observation, reward, terminated, truncated, _ = envs.step(action.numpy())
+            observation, reward, terminated, truncated, _ = envs.step(action.numpy())
             done = terminated | truncated
-            next_features = _flatten(envs.single_observation_space, next_observation)
+            next_seen = features(envs, observation)
             paid = torch.from_numpy(reward).float()
-            rollout.append((features, action, paid, next_features, terminated, done))
+            rollout.append((seen, action, paid, next_seen, terminated, done))
             episodes += done
-            observation = restart(envs, next_observation, done)
+            seen = features(envs, restart(envs, observation, done))
         columns = list(zip(*rollout, strict=True))
-        features, actions, rewards, next_features = (torch.stack(column, 1) for column in columns[:4])
+        inputs, actions, rewards, next_inputs = (torch.stack(column, 1) for column in columns[:4])
         # (K, N): a terminated step has no next value, an episode's last step no next advantage
         continues, same_episode = (
             1 - torch.from_numpy(np.stack(column, 1)).float() for column in columns[4:]
         )
-        values = _apply(value, features)[..., 0]  # (K, N)
+        values = apply_network(value, inputs)[..., 0]  # (K, N)
         with torch.no_grad():
-            next_values = _apply(value, next_features)[..., 0]
+            next_values = apply_network(value, next_inputs)[..., 0]
             errors = rewards + discount * continues * next_values - values
             advantages = torch.zeros_like(errors)
             following = torch.zeros(K)
             for t in reversed(range(rollout_steps)):
                 following = errors[:, t] + discount * gae_lambda * same_episode[:, t] * following
                 advantages[:, t] = following
-        log_probabilities = _apply(policy, features).log_softmax(-1)  # (K, N, A)
+        log_probabilities = apply_network(policy, inputs).log_softmax(-1)  # (K, N, A)
         chosen = log_probabilities.gather(-1, actions[..., None])[..., 0]
         entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
         value_loss = (values - (values + advantages).detach()).square()
@@ -96,43 +95,6 @@ def a2c(
         loss = (-chosen * advantages - entropy_coefficient * entropy + value_loss).mean(1).sum()
         optimizer.zero_grad()
         loss.backward()
-        _clip(policy, max_grad_norm)
-        _clip(value, max_grad_norm)
+        clip_gradients(policy, max_grad_norm)
+        clip_gradients(value, max_grad_norm)
         optimizer.step()
-
-
-def _network(
-    K: int, inputs: int, hidden: int, outputs: int, generator: torch.Generator
-) -> list[torch.Tensor]:
-    """K networks with one hidden layer of tanh units: weights and biases with a leading axis of K."""
-    first = torch.randn(K, inputs, hidden, generator=generator) * (2 / inputs) ** 0.5
-    last = torch.randn(K, hidden, outputs, generator=generator) * 0.01
-    weights = [first, torch.zeros(K, 1, hidden), last, torch.zeros(K, 1, outputs)]
-    return [weight.requires_grad_() for weight in weights]
-
-
-def _apply(network: list[torch.Tensor], features: torch.Tensor) -> torch.Tensor:
-    """Outputs (K, N, ...) of K networks for features (K, N, F)."""
-    first, first_bias, last, last_bias = network
-    return torch.baddbmm(last_bias, torch.baddbmm(first_bias, features, first).tanh(), last)
-
-
-def _clip(network: list[torch.Tensor], max_norm: float) -> None:
-    """Scale each learner's gradient down to `max_norm`, learner by learner."""
-    gradients = [weight.grad for weight in network if weight.grad is not None]
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)  # (K,)
-    scale = (max_norm / (norms + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        gradient.mul_(scale[:, None, None])
-
-
-def _flatten(space: spaces.Space, observation: np.ndarray) -> torch.Tensor:
-    """Observations (K, ...) as features (K, F): one-hot for discrete components, flat floats for boxes."""
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        columns = np.cumsum([0, *space.nvec[:-1]]) + observation - space.start
-        features = np.zeros((len(observation), int(space.nvec.sum())), dtype=np.float32)
-        np.put_along_axis(features, columns, 1, axis=1)
-        return torch.from_numpy(features)
-    if isinstance(space, spaces.Discrete):
-        return torch.from_numpy(np.eye(space.n, dtype=np.float32)[observation - space.start])
-    return torch.from_numpy(np.asarray(observation, dtype=np.float32).reshape(len(observation), -1))

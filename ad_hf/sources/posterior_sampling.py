@@ -1,7 +1,7 @@
 """Posterior sampling (PSRL; Osband et al. 2013, arXiv 1306.0940) over the tasks an environment can be.
 
-The strongest explorer there is to compare with, or to distil: it knows every rule of the environment except
-which task it is in. K = environments, H = hypotheses.
+A strong explorer to compare with, or to distil: it knows every rule of the environment except which task it
+is in, and takes all that is possible for equally likely. K = environments, H = hypotheses.
 """
 
 from __future__ import annotations
@@ -14,39 +14,48 @@ from gymnasium.vector import VectorEnv
 from ad_hf.sources import restart
 
 
-def posterior_sampling(envs: VectorEnv, num_episodes: int, seed: int) -> None:
-    """Believe one hypothesis per episode, drawn from those not yet refuted, and act optimally for it.
+def posterior_sampling(envs: VectorEnv, num_episodes: int, seed: int, resample: str = "episode") -> None:
+    """Believe one hypothesis at a time, drawn from those not yet refuted, and act optimally for it.
 
-    A reward where the hypothesis expected none ends the search at once: from then on one hypothesis is left.
+    A reward where the hypothesis expected none ends the search at once: it refutes all that expected none.
 
     Args:
         envs: K environments with `num_hypotheses`, `optimal_actions(hypotheses)` and
             `consistent_hypotheses(rewards)`, autoreset `DISABLED`.
         num_episodes: episodes per row.
         seed: of the environments and the draws.
+        resample: when a belief is drawn anew: "episode", as PSRL does, in every episode, and when rewarded;
+            "refuted" as soon as it is refuted, so that no step is spent on what is known to be wrong.
 
     Raises:
-        ValueError: if the environment does not say which hypotheses it has.
+        ValueError: if the environment does not say which hypotheses it has, or `resample` is something else.
     """
+    if resample not in ("episode", "refuted"):
+        raise ValueError(f"resample is {resample!r}, but must be 'episode' or 'refuted'")
     world: Any = envs.unwrapped
     if not hasattr(world, "consistent_hypotheses"):
         needed = "an environment with consistent_hypotheses()"
         raise ValueError(f"posterior sampling needs {needed}, and {world} has none")
     rng = np.random.default_rng(seed)
-    possible: np.ndarray = np.ones((envs.num_envs, world.num_hypotheses), dtype=bool)
-
-    def draw() -> np.ndarray:
-        return (possible * rng.random(possible.shape)).argmax(axis=1)  # (K,), uniform over what is possible
-
-    observation, _ = envs.reset(seed=seed)
-    believed = draw()
-    episodes = np.zeros(envs.num_envs, dtype=np.int64)
+    K = envs.num_envs
+    rows = np.arange(K)
+    possible: np.ndarray = np.ones((K, world.num_hypotheses), dtype=bool)
+    envs.reset(seed=seed)
+    believed = rng.integers(world.num_hypotheses, size=K)
+    episodes = np.zeros(K, dtype=np.int64)
     while episodes.min() < num_episodes:
         observation, reward, terminated, truncated, _ = envs.step(world.optimal_actions(believed))
         done = terminated | truncated
         possible &= world.consistent_hypotheses(reward)
-        changes = done | (reward > 0)
-        if changes.any():
-            believed = np.where(changes, draw(), believed)
+        changes = done | (reward > 0) if resample == "episode" else ~possible[rows, believed]
+        luck = rng.random(K)  # for all rows, so that none depends on how often others draw
+        believed[changes] = _pick(possible[changes], luck[changes])
         episodes += done
         restart(envs, observation, done)
+
+
+def _pick(possible: np.ndarray, luck: np.ndarray) -> np.ndarray:
+    """One of the possible hypotheses of each row of (R, H), all alike; `luck` (R,) is uniform in [0, 1)."""
+    hypotheses = np.nonzero(possible)[1]  # those of the first row, then those of the second, ...
+    counts = possible.sum(axis=1)
+    return hypotheses[np.cumsum(counts) - counts + (luck * counts).astype(np.int64)]

@@ -24,6 +24,7 @@ def q_learning(
     epsilon_end: float = 0.02,
     exploration: float = 0.6,
     initial_value: float = 0.0,
+    remember_rewards: int = 0,
 ) -> None:
     """Learn with epsilon-greedy exploration that fades; ties are broken at random.
 
@@ -47,8 +48,10 @@ def q_learning(
     K, A = envs.num_envs, int(envs.single_action_space.n)
     rng = np.random.default_rng(seed)
     rows = np.arange(K)
-    q = np.full((K, num_states, A), initial_value, dtype=np.float32)
-    state = state_of(envs.reset(seed=seed)[0])
+    memories = remember_rewards + 1
+    q = np.full((K, num_states * memories, A), initial_value, dtype=np.float32)
+    state = state_of(envs.reset(seed=seed)[0]) * memories
+    num_paid = np.zeros(K, dtype=np.int64)
     episode = np.zeros(K, dtype=np.int64)
     while episode.min() < num_episodes:
         progress = np.minimum(episode / (exploration * num_episodes), 1)
@@ -58,11 +61,14 @@ def q_learning(
         scale = np.where(rng.random(K) < epsilon, 1e6, 1e-6)
         action = (values + rng.random((K, A), dtype=np.float32) * scale[:, None]).argmax(axis=1)
         observation, reward, terminated, truncated, _ = envs.step(action)
-        target = reward + discount * ~terminated * q[rows, state_of(observation)].max(axis=1)
+        num_paid = np.minimum(num_paid + (reward != 0), remember_rewards)
+        next_state = state_of(observation) * memories + num_paid
+        target = reward + discount * ~terminated * q[rows, next_state].max(axis=1)
         q[rows, state, action] += learning_rate * (target - values[rows, action])
         done = terminated | truncated
         episode += done
-        state = state_of(restart(envs, observation, done))
+        num_paid[done] = 0
+        state = state_of(restart(envs, observation, done)) * memories + num_paid
 
 
 def _discrete_states(space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
