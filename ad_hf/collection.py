@@ -11,7 +11,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ad_hf import cards
 from ad_hf.dataset import (
     FIXED,
     ROW_GROUP,
+    ROW_GROUP_BYTES,
     add_to_card,
     configs_of,
     dataset_info,
@@ -33,7 +34,7 @@ from ad_hf.dataset import (
 )
 from ad_hf.histories import Histories, collect
 from ad_hf.sources import resolve_settings
-from ad_hf.tasks import Task, TaskFamily
+from ad_hf.tasks import Task, TaskFamily, make_vec
 
 SHARDS = 8  # the number of shards is a multiple of it, so that up to 8 nodes can share a split by shards
 
@@ -49,6 +50,8 @@ class CollectSettings:
         lockstep: learners that learn side by side in one process; more are faster and need more memory.
         seed: of everything random.
         settings: of the source, where they differ from its defaults.
+        expert_actions: keep what the optimal policy would have done, where the environment knows it. DPT is
+            trained on that.
     """
 
     source: str = "q-learning"
@@ -57,6 +60,7 @@ class CollectSettings:
     lockstep: int = 512
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    expert_actions: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_episodes", "learners_per_task", "lockstep"):
@@ -118,10 +122,15 @@ def collect_dataset(
     Raises:
         ValueError: if the folder holds anything else than this collection, or a part of it.
     """
+    noted = configs_of(read_card(output, str(output))).get(family.name)
+    if noted and "expert_actions" not in noted:  # begun when there were none
+        settings = replace(settings, expert_actions=False)
     card = _found_card(output, family, describe_collection(family, settings))
     finished = is_complete(card, family.name)
     runs = plan_shards(output, family, settings)
     total = sum(len(run) for run in runs)
+    envs: Any = make_vec(family["train"][:1]).unwrapped
+    expert_actions = settings.expert_actions and hasattr(envs, "optimal_actions")
     (output / family.name).mkdir(parents=True, exist_ok=True)
     if family.name not in configs_of(card):
         write_card(output, family, settings, finished=False)
@@ -132,7 +141,9 @@ def collect_dataset(
         finished = False
         seed = int(np.random.SeedSequence((settings.seed, number)).generate_state(1)[0])
         tasks = [task for shard in run for task in shard.tasks]
-        histories = collect(tasks, settings.source, settings.num_episodes, seed, settings.settings)
+        histories = collect(
+            tasks, settings.source, settings.num_episodes, seed, settings.settings, expert_actions
+        )
         first = 0
         for shard in run:
             write_shard(shard, histories, first)
@@ -161,7 +172,10 @@ def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> Repo
         raise ValueError(
             f"{output} holds a README.md that names no histories: choose another --output for {family.name}"
         )
-    other = configs.get(family.name, about)
+    other = {"expert_actions": False, **configs.get(family.name, about)}
+    if other.get("source") == about["source"] and isinstance(other.get("settings"), dict):
+        # Settings that are newer than the card change nothing by default.
+        other["settings"] = {**resolve_settings(about["source"], {}), **other["settings"]}
     changed = sorted(key for key in about if about[key] != other.get(key))
     if changed:
         raise ValueError(
@@ -181,6 +195,7 @@ def describe_collection(family: TaskFamily, settings: CollectSettings) -> dict[s
         "learners_per_task": settings.learners_per_task,
         "lockstep": settings.lockstep,
         "seed": settings.seed,
+        "expert_actions": settings.expert_actions,
     }
 
 
@@ -218,12 +233,13 @@ def write_shard(shard: Shard, histories: Histories, first: int) -> None:
             "episode_return": pa.array(histories.episode_returns()[episodes]),
         }
     )
+    if histories.expert_action is not None:
+        table = table.append_column("expert_action", _lists(histories.expert_action[steps], offsets))
+    rows = max(1, min(ROW_GROUP, ROW_GROUP_BYTES * len(table) // table.nbytes))
     partial = shard.path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            pq.write_table(
-                table, file, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True
-            )
+            pq.write_table(table, file, compression="zstd", row_group_size=rows, write_page_checksum=True)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(shard.path)
@@ -250,8 +266,11 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
     The other configs in the folder stay on it, and so does a text that was edited by hand.
     """
     env = family["train"][0].make()
+    folder, path = output / family.name, output / "README.md"
+    theirs = cards.load_card(path) if path.exists() else None
     noted = describe_collection(family, settings)
-    folder = output / family.name
+    if "expert_actions" not in configs_of(theirs).get(family.name, noted):
+        del noted["expert_actions"]  # begun when there were none, and to be continued like that again
     entry: dict[str, Any] = {
         "config_name": family.name,
         # The cache of `datasets` knows a local folder by its last name and this entry.
@@ -272,8 +291,6 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
     if finished:
         noted["learning_curves"] = {split: _curve(folder, split) for split in family.splits}
         metadata["dataset_info"] = [dataset_info(folder, family.splits)]
-    path = output / "README.md"
-    theirs = cards.load_card(path) if path.exists() else None
     ours = add_to_card(metadata, theirs, output.resolve().name)
     # Format version 1.0 did not notice edits, and what it says of an unfinished collection is over.
     stale = cards.about(theirs).get("complete") is False
@@ -293,6 +310,7 @@ def collect_command(output: Path, family: TaskFamily, settings: CollectSettings)
     }
     changes = {f"family.{key}": value for key, value in options.items() if value is not None}
     changes["collect.lockstep"] = settings.lockstep
+    changes["collect.expert_actions"] = settings.expert_actions
     # All of them: the defaults of recipes and sources may change.
     changes["collect.settings"] = resolve_settings(settings.source, settings.settings)
     words = [str(word) for flag in flags.items() if flag[1] is not None for word in flag]

@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from huggingface_hub import CardData, RepoCard
 
 from ad_hf import cards, hub
-from ad_hf.histories import Histories
+from ad_hf.histories import STEPS, Histories
 from ad_hf.tasks import Task
 
-FORMAT_VERSION = "1.1"  # 1.0 noted on the card only one config, and whether it was complete beside it
+# 1.0 noted on the card only one config, and whether it was complete beside it; 1.1 had no expert_action.
+FORMAT_VERSION = "1.2"
 
-ROW_GROUP = 10_000  # episodes that are read and written at once
+ROW_GROUP = 10_000  # episodes that are read and written at once, or fewer
+ROW_GROUP_BYTES = 2**26  # where episodes are large
 
 FIXED = ("task_categories", "size_categories", "configs", "dataset_info", "ad_hf")  # on a card, by us
 BESIDE = (".*", "*.md", "LICENSE*", "*.png")  # files of a repository that holds no data yet
@@ -47,7 +49,9 @@ COLUMNS = {  # name -> what it holds; T = steps of the episode
     "terminated": "the episode ended in a terminal state",
     "truncated": "the episode was cut off, by a time limit for example",
     "episode_return": "sum of the rewards",
+    "expert_action": "T actions of the optimal policy; only where the environment knows it",
 }
+OPTIONAL = ("expert_action",)
 # Those that training reads. Tasks are read as references to the few there are: each row holds the whole text.
 READ = tuple(name for name in COLUMNS if name not in ("task_id", "stream", "learner_step", "episode_return"))
 
@@ -119,12 +123,24 @@ def _read_shards(shards: list[str]) -> pa.Table:
                     f"{shard} and those before it declare {declared / 2**30:.1f} GiB, more than is free: "
                     "train with --streaming"
                 )
-            tables.append(file.read(columns=list(READ)))
+            tables.append(file.read(columns=columns_read(file)))
         if tables[-1].schema != tables[0].schema:
-            types = zip(tables[0].schema, tables[-1].schema, strict=True)
-            changed = [f"{ours.name} ({theirs.type})" for ours, theirs in types if ours != theirs]
+            ours = {field.name: field.type for field in tables[0].schema}
+            theirs = {field.name: field.type for field in tables[-1].schema}
+            names = [name for name in READ if ours.get(name) != theirs.get(name)]
+            changed = [f"{name} ({theirs.get(name, 'missing')})" for name in names]
             raise ValueError(f"{shard} has other types than {Path(shards[0]).name}: {', '.join(changed)}")
     return pa.concat_tables(tables)
+
+
+def columns_read(file: pq.ParquetFile) -> list[str]:
+    """Those of the columns of `READ` that a shard has."""
+    return [name for name in READ if name not in OPTIONAL or name in file.schema_arrow.names]
+
+
+def rows_at_once(file: pq.ParquetFile, most: int) -> int:
+    """How many of a shard's rows to decode together: `most`, or fewer where they are large."""
+    return max(1, min(most, ROW_GROUP_BYTES * file.metadata.num_rows // max(_declared_bytes(file), 1)))
 
 
 @contextlib.contextmanager
@@ -170,7 +186,7 @@ def open_shard(content: Any, place: str, **options: Any) -> pq.ParquetFile:
         file = pq.ParquetFile(content, read_dictionary=["task"], page_checksum_verification=True, **options)
     except KeyError:  # it has no such column
         file = pq.ParquetFile(content, **options)
-    missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+    missing = [name for name in COLUMNS if name not in file.schema_arrow.names and name not in OPTIONAL]
     if missing:
         raise ValueError(
             f"{place} does not hold learning histories: it lacks the columns {', '.join(missing)}"
@@ -182,13 +198,13 @@ def to_histories(table: pa.Table, place: str) -> Histories:
     """Rows as flat arrays, once they have proved to be learning histories.
 
     Args:
-        table: the columns of `READ`.
+        table: the columns of `READ`, the optional ones where they are there.
         place: where it was found, for messages.
     """
     if not len(table):
         raise ValueError(f"{place} holds no episodes")
-    columns = {name: table.column(name).combine_chunks() for name in READ}
-    flat = {name: _flat(columns[name], f"{name} in {place}") for name in ("observation", "action", "reward")}
+    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    flat = {name: _flat(columns[name], f"{name} in {place}") for name in STEPS if name in columns}
     rows = {
         name: _values(columns[name], f"{name} in {place}")
         for name in ("history_id", "episode", "final_observation", "terminated", "truncated")
@@ -217,6 +233,7 @@ def to_histories(table: pa.Table, place: str) -> Histories:
         episode_offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         history_offsets=np.append(begins, len(history_id)),
         tasks=tuple(Task.from_json(columns["task"][int(row)].as_py()) for row in begins),
+        expert_action=flat.get("expert_action"),
     )
 
 
@@ -359,7 +376,8 @@ def dataset_info(folder: Path, splits: Iterable[str]) -> dict[str, Any]:
         for shard in shards:
             if shard.name.startswith(f"{split}-"):
                 with reading(shard):
-                    for batch in pq.ParquetFile(shard).iter_batches(ROW_GROUP):
+                    file = pq.ParquetFile(shard)
+                    for batch in file.iter_batches(rows_at_once(file, ROW_GROUP)):
                         rows, size = rows + len(batch), size + batch.nbytes
         found[split] = datasets.SplitInfo(split, size, rows)
     info = datasets.DatasetInfo(

@@ -6,6 +6,7 @@ G = tasks, R = rollouts per task, E = episodes.
 from __future__ import annotations
 
 import functools
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ import torch
 import transformers
 from transformers.generation.streamers import BaseStreamer
 
-from ad_hf.histories import Histories, collect
+from ad_hf.histories import Histories, collect, observations
 from ad_hf.models import ADModel
 from ad_hf.tasks import Task, TaskFamily, make_vec
+
+CONTEXTS = 2**30  # bytes of observations that the contexts of rollouts may take side by side
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,24 @@ class EvaluateSettings:
         rollouts_per_task: independent rollouts on each held-out task.
         bootstrap_samples: resamples behind the 95 % intervals.
         seed: of the rollouts and the bootstrap.
+        split: whose tasks are played: "test", or another that was not trained on.
+        prompt: also play from a prompt instead of from nothing: the source's history on the same task up to
+            where its return reaches this share of the optimum (Laskin et al. 2022, section 4.3). 0 does not.
     """
 
     num_episodes: int = 60
     rollouts_per_task: int = 32
     bootstrap_samples: int = 1000
     seed: int = 1
+    split: str = "test"
+    prompt: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_episodes", "rollouts_per_task", "bootstrap_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 <= self.prompt <= 1:
+            raise ValueError(f"prompt is {self.prompt}, but must be a share of the optimum, from 0 to 1")
 
 
 class _CountEpisodes(BaseStreamer):
@@ -65,15 +75,39 @@ def in_context_returns(
     rollouts_per_task: int,
     seed: int,
     on_progress: Callable[[int], None] = lambda ended: None,
+    prompt: dict[str, torch.Tensor] | None = None,
 ) -> np.ndarray:
-    """Returns (G, R, E) of a model with frozen weights that starts with an empty context on every task."""
-    envs = make_vec([task for task in tasks for _ in range(rollouts_per_task)])
+    """Returns (G, R, E) of a model with frozen weights on every task, from an empty context or a prompt.
+
+    Args:
+        model: to be played.
+        tasks: G.
+        num_episodes: E.
+        rollouts_per_task: R.
+        seed: of the environments and the actions.
+        on_progress: called with the number of episodes that have ended.
+        prompt: a history for each rollout, (G * R, L, ...), as for `ADModel.generate`.
+    """
+    rows = [task for task in tasks for _ in range(rollouts_per_task)]
     was_training = model.training
-    output = model.eval().generate(
-        envs, num_episodes=num_episodes, seed=seed, streamer=_CountEpisodes(on_progress)
-    )
+    model.eval()
+    counter = _CountEpisodes(on_progress)
+    config = model.config
+    transition = math.prod(config.observation_shape) * (1 if config.sees_pictures else 8)  # bytes
+    at_once = max(CONTEXTS // (transition * config.context_length), 1)
+    returns = np.empty((len(rows), num_episodes))
+    for first in range(0, len(rows), at_once):
+        part = slice(first, first + at_once)
+        output = model.generate(
+            make_vec(rows[part]),
+            num_episodes=num_episodes,
+            seed=seed + first,
+            streamer=counter,
+            prompt=None if prompt is None else {name: values[part] for name, values in prompt.items()},
+        )
+        returns[part] = output.episode_returns
     model.train(was_training)
-    return output.episode_returns.numpy().reshape(len(tasks), rollouts_per_task, num_episodes)
+    return returns.reshape(len(tasks), rollouts_per_task, num_episodes)
 
 
 def source_returns(
@@ -133,8 +167,8 @@ def evaluate(
     """Play every held-out task with every agent, and with the references that the environment has.
 
     Args:
-        agents: name -> model: "ad", and "ed" where expert distillation is compared.
-        family: whose test tasks are played.
+        agents: objective -> model: the one under study first, and "ed" where expert distillation is compared.
+        family: whose held-out tasks are played.
         source: the algorithm that was distilled; it starts from scratch on the test tasks.
         source_episodes: episodes of its whole history, which its schedules are made for; its first
             `num_episodes` are compared, and its whole curve is kept.
@@ -149,7 +183,14 @@ def evaluate(
         The report: `{"environment", "optimum", "agents": {name: {"return_per_episode", "low", "high"}},
         "source_history", "protocol"}`.
     """
-    tasks, E, R, seed = family["test"], settings.num_episodes, settings.rollouts_per_task, settings.seed
+    if settings.split == "train":
+        raise ValueError("the split 'train' was trained on: choose another, for example 'test'")
+    tasks, E, R, seed = (
+        family[settings.split],
+        settings.num_episodes,
+        settings.rollouts_per_task,
+        settings.seed,
+    )
     needed = 100 * len(tasks) * R * max(source_episodes, E) + 8 * E * settings.bootstrap_samples
     if needed > psutil.virtual_memory().available:  # 100 bytes are an episode of a few steps
         raise ValueError(
@@ -163,10 +204,19 @@ def evaluate(
         played(0)
         curves[name] = in_context_returns(model, tasks, E, R, seed, played)
     on_progress(f"{source} from scratch", 0, 1)
-    whole = source_returns(source, tasks, max(source_episodes, E), R, seed, source_settings)
+    learners = [task for task in tasks for _ in range(R)]
+    histories = collect(learners, source, max(source_episodes, E), seed, source_settings)
+    whole = histories.return_matrix().reshape(len(tasks), R, -1)
     curves["source"] = whole[..., :E]
     on_progress("references", 0, 1)
     optimum = optimal_return(tasks, R, seed)
+    studied = next(iter(agents), None)
+    if settings.prompt and studied is not None:
+        level = settings.prompt * (whole[..., -max(E // 10, 1) :].mean() if optimum is None else optimum)
+        model = agents[studied]
+        prompt = history_prompts(histories, level, model.config.context_length // 2)
+        played = functools.partial(on_progress, f"{studied} from prompts", total=len(tasks) * R * E)
+        curves["prompted"] = in_context_returns(model, tasks, E, R, seed, played, prompt)
     if optimum is not None:
         curves["random"] = source_returns(
             "noise", tasks, E, R, seed, {"epsilon_start": 1.0, "epsilon_end": 1.0}
@@ -188,6 +238,7 @@ def evaluate(
         "source_history": whole.mean(axis=(0, 1)).tolist(),
         "protocol": {
             "task_family": {"name": family.name, **family.options},
+            "objective": studied,
             "test_tasks": [dict(task.params) for task in tasks],
             "source": {"name": source, "num_episodes": source_episodes, "settings": dict(source_settings)},
             **asdict(settings),
@@ -211,10 +262,42 @@ def evaluate(
 def history_prompt(histories: Histories, history: int, transitions: int) -> dict[str, torch.Tensor]:
     """The last transitions of a history as a `prompt=` for `ADModel.generate`; each tensor is (1, L, ...)."""
     first, last = histories.episode_offsets[histories.history_offsets[[history, history + 1]]]
-    steps = np.arange(max(first, last - transitions), last)
+    return _prompt(histories, np.arange(max(first, last - transitions), last)[None])
+
+
+def history_prompts(histories: Histories, level: float, transitions: int) -> dict[str, torch.Tensor]:
+    """From every history the transitions up to where its return reaches a level; each tensor is (N, L, ...).
+
+    Args:
+        histories: N.
+        level: of the mean return over a twentieth of a history. Of one that never reaches it, the best part
+            is taken.
+        transitions: L; where a history has fewer before that, those at its start are taken.
+
+    Raises:
+        ValueError: if a history has fewer transitions.
+    """
+    returns = histories.return_matrix()  # (N, E)
+    width = max(returns.shape[1] // 20, 1)
+    totals = np.cumsum(np.pad(returns, ((0, 0), (1, 0))), axis=1)
+    means = (totals[:, width:] - totals[:, :-width]) / width  # over the episodes up to e + width - 1
+    reached = np.where((means >= level).any(axis=1), (means >= level).argmax(axis=1), means.argmax(axis=1))
+    starts = histories.episode_offsets[histories.history_offsets[:-1]]
+    episodes = histories.history_offsets[:-1] + reached + width
+    # Prompts end where an episode ends.
+    enough = np.searchsorted(histories.episode_offsets, starts + transitions)
+    episodes = np.maximum(episodes, enough)
+    if (episodes > histories.history_offsets[1:]).any():
+        raise ValueError(f"a prompt has {transitions} transitions, but a history has fewer")
+    ends = histories.episode_offsets[episodes]
+    return _prompt(histories, ends[:, None] - transitions + np.arange(transitions))
+
+
+def _prompt(histories: Histories, steps: np.ndarray) -> dict[str, torch.Tensor]:
+    """Steps (B, L) as a prompt."""
     return {
-        "observation": torch.from_numpy(histories.observation[steps])[None],
-        "action": torch.from_numpy(histories.action[steps])[None],
-        "reward": torch.from_numpy(histories.reward[steps])[None],
-        "episode_start": torch.from_numpy(np.isin(steps, histories.episode_offsets))[None],
+        "observation": torch.from_numpy(observations(histories, steps)),
+        "action": torch.from_numpy(histories.action[steps]),
+        "reward": torch.from_numpy(histories.reward[steps]),
+        "episode_start": torch.from_numpy(np.isin(steps, histories.episode_offsets)),
     }

@@ -6,16 +6,22 @@ of steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from ad_hf.sources import load_source, resolve_settings
 from ad_hf.tasks import Task, make_vec
+
+STEPS = ("observation", "action", "reward", "expert_action")  # the arrays (S, ...)
+EPISODES = ("final_observation", "terminated", "truncated")  # the arrays (E, ...)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Histories:
     """N learning histories as flat arrays.
 
     Args:
-        observation: (S, ...) what the action was taken on.
+        observation: (S, ...) what the action was taken on, as recorded; `observations` is what was seen.
         action: (S, ...).
         reward: (S,) float32.
         final_observation: (E, ...) what the last action of the episode led to.
@@ -32,6 +38,7 @@ class Histories:
         episode_offsets: (E + 1,) episode e holds the steps `episode_offsets[e]` to `episode_offsets[e + 1]`.
         history_offsets: (N + 1,) the same for the episodes of history n.
         tasks: N, the task of each history.
+        expert_action: (S, ...) what the optimal policy would have done; None where that was not recorded.
     """
 
     observation: np.ndarray
@@ -43,6 +50,7 @@ class Histories:
     episode_offsets: np.ndarray
     history_offsets: np.ndarray
     tasks: tuple[Task, ...]
+    expert_action: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.history_offsets) - 1
@@ -72,13 +80,13 @@ def concatenate(parts: Sequence[Histories]) -> Histories:
     Raises:
         ValueError: if they hold different types or shapes.
     """
-    flat = {}
-    for name in ("observation", "action", "reward", "final_observation", "terminated", "truncated"):
+    flat: dict[str, Any] = {}
+    for name in (*STEPS, *EPISODES):
         arrays = [getattr(part, name) for part in parts]
-        kinds = sorted({f"{array.dtype}{list(array.shape[1:])}" for array in arrays})
+        kinds = sorted({"none" if a is None else f"{a.dtype}{list(a.shape[1:])}" for a in arrays})
         if len(kinds) > 1:
             raise ValueError(f"histories of one dataset hold different types of {name}: {', '.join(kinds)}")
-        flat[name] = np.concatenate(arrays)
+        flat[name] = None if arrays[0] is None else np.concatenate(arrays)
     steps = np.cumsum([0, *(len(part.action) for part in parts)])
     episodes = np.cumsum([0, *(part.num_episodes for part in parts)])
     return Histories(
@@ -93,21 +101,43 @@ def concatenate(parts: Sequence[Histories]) -> Histories:
     )
 
 
+def pick(histories: Histories, steps: Any, episodes: Any) -> dict[str, np.ndarray | None]:
+    """Some steps and episodes of all flat arrays, as arguments of `Histories`; slices give views."""
+    arrays = {name: (getattr(histories, name), steps) for name in STEPS}
+    arrays |= {name: (getattr(histories, name), episodes) for name in EPISODES}
+    return {name: None if values is None else values[which] for name, (values, which) in arrays.items()}
+
+
 def without_first(histories: Histories, number: int) -> Histories:
     """All but the first histories, as views."""
     episode = histories.history_offsets[number]
     step = histories.episode_offsets[episode]
+    kept: dict[str, Any] = pick(histories, slice(step, None), slice(episode, None))
     return Histories(
-        observation=histories.observation[step:],
-        action=histories.action[step:],
-        reward=histories.reward[step:],
-        final_observation=histories.final_observation[episode:],
-        terminated=histories.terminated[episode:],
-        truncated=histories.truncated[episode:],
+        **kept,
         episode_offsets=histories.episode_offsets[episode:] - step,
         history_offsets=histories.history_offsets[number:] - episode,
         tasks=histories.tasks[number:],
     )
+
+
+def observations(histories: Histories, steps: np.ndarray) -> np.ndarray:
+    """What was seen on these steps, (..., observation): pictures, where poses are recorded."""
+    recorded = histories.observation[steps]
+    observe = _observer(histories.tasks[0])
+    return recorded if observe is None else observe(recorded)
+
+
+@functools.cache
+def _observer(task: Task) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How what is recorded in a task's environment becomes what is seen there; None where it is the same.
+
+    Where it is the same no environment is made: the tasks of a dataset are whatever its author wrote.
+    """
+    world: Any = gym.registry[task.env_id].vector_entry_point if task.env_id in gym.registry else None
+    world = load_env_creator(world) if isinstance(world, str) else world
+    envs: Any = make_vec([task]).unwrapped if hasattr(world, "observe_recorded") else None
+    return None if envs is None else envs.observe_recorded
 
 
 class Recorder(VectorWrapper):
@@ -116,38 +146,65 @@ class Recorder(VectorWrapper):
     With `NEXT_STEP` the step after an episode's end is a reset in disguise: its action was ignored, and it is
     not recorded. With `SAME_STEP` the observation after an episode's end is the next episode's, so the last
     one is taken from `infos["final_obs"]`. An episode that a reset cuts short is not recorded either.
+
+    An environment may record less than it shows, for what it shows to be made again from that: a pose instead
+    of a picture. It has a `recorded_space`, `recorded()`, the K poses now, and `observe_recorded(poses)`.
+
+    Args:
+        env: K environments.
+        expert_actions: record what the optimal policy would have done as well; the environment has to have
+            `optimal_actions()`.
+
+    Raises:
+        ValueError: if the environment does not know its optimal policy, or records poses and has the
+            autoreset mode `SAME_STEP`, in which an episode's last pose is gone.
     """
 
-    def __init__(self, env: VectorEnv) -> None:
+    def __init__(self, env: VectorEnv, expert_actions: bool = False) -> None:
         super().__init__(env)
+        world: Any = env.unwrapped
         self._mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self._recorded = getattr(world, "recorded", None)
+        if self._recorded is not None and self._mode == AutoresetMode.SAME_STEP:
+            raise ValueError(f"{world} cannot be recorded with SAME_STEP: choose another autoreset mode")
+        if expert_actions and not hasattr(world, "optimal_actions"):
+            raise ValueError(
+                f"expert actions need an environment with optimal_actions(), and {world} has none"
+            )
+        self._optimal_actions = world.optimal_actions if expert_actions else None
         self._observation: np.ndarray | None = None
         self._ended = np.zeros(env.num_envs, dtype=bool)
         self._steps: list[tuple[Any, ...]] = []
-        self._dtype = smallest_dtype(env.single_observation_space), smallest_dtype(env.single_action_space)
+        observed = env.single_observation_space if self._recorded is None else world.recorded_space
+        self._dtype = smallest_dtype(observed), smallest_dtype(env.single_action_space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Reset the rows of `options["reset_mask"]`, or all."""
         rows = np.array((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
         observation, infos = self.env.reset(seed=seed, options=options)
-        self._observation = np.array(observation, dtype=self._dtype[0])
+        self._observation = self._to_record(observation)
         self._ended &= ~rows
         self._forget_unfinished(rows)
         return observation, infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """Step and record."""
+        expert = None if self._optimal_actions is None else self._optimal_actions().astype(self._dtype[1])
         observation, reward, terminated, truncated, infos = self.env.step(actions)
-        led_to = seen = np.array(observation, dtype=self._dtype[0])
+        led_to = seen = self._to_record(observation)
         done = terminated | truncated
         if self._mode == AutoresetMode.SAME_STEP and done.any():
             led_to = seen.copy()
             led_to[done] = np.stack(infos["final_obs"][done])
         real = ~self._ended if self._mode == AutoresetMode.NEXT_STEP else np.ones(self.num_envs, dtype=bool)
         action = np.array(actions, dtype=self._dtype[1])
-        self._steps.append((self._observation, action, reward, led_to, terminated, truncated, real))
+        self._steps.append((self._observation, action, reward, expert, led_to, terminated, truncated, real))
         self._observation, self._ended = seen, done
         return observation, reward, terminated, truncated, infos
+
+    def _to_record(self, observation: np.ndarray) -> np.ndarray:
+        seen = observation if self._recorded is None else self._recorded()
+        return np.array(seen, dtype=self._dtype[0])
 
     def _forget_unfinished(self, rows: np.ndarray) -> None:
         """Mark the steps since the last episode's end as not real in the `rows` (K,) that are being reset."""
@@ -169,8 +226,10 @@ class Recorder(VectorWrapper):
         """
         if len(tasks) != self.num_envs:
             raise ValueError(f"got {len(tasks)} tasks for {self.num_envs} rows: give one for each")
-        columns = (np.stack(column, 1) for column in zip(*self._steps, strict=True))
-        observation, action, reward, led_to, terminated, truncated, real = columns
+        columns: Any = (
+            None if column[0] is None else np.stack(column, 1) for column in zip(*self._steps, strict=True)
+        )
+        observation, action, reward, expert, led_to, terminated, truncated, real = columns
         done = (terminated | truncated) & real  # (K, steps)
         counts = done.sum(axis=1)
         keep = counts if num_episodes is None else np.full_like(counts, num_episodes)
@@ -190,6 +249,7 @@ class Recorder(VectorWrapper):
             episode_offsets=np.concatenate([[0], np.cumsum(lengths)]),
             history_offsets=np.concatenate([[0], np.cumsum(keep)]),
             tasks=tuple(tasks),
+            expert_action=None if expert is None else expert[kept],
         )
 
 
@@ -199,6 +259,7 @@ def collect(
     num_episodes: int,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    expert_actions: bool = False,
 ) -> Histories:
     """Run one learner per task in lockstep and keep its whole learning history.
 
@@ -208,12 +269,17 @@ def collect(
         num_episodes: episodes per history.
         seed: of the environments and the learners.
         settings: of the source, where they differ from its defaults.
+        expert_actions: record what the optimal policy would have done as well.
 
     Raises:
-        ValueError: if there is no such source or setting, or the source cannot learn in that environment.
+        ValueError: if there is no such source or setting, the source cannot learn in that environment, or the
+            environment does not know its optimal policy where that is to be recorded.
     """
     resolved = resolve_settings(source, settings or {})
-    envs = Recorder(make_vec(tasks))
+    envs = Recorder(make_vec(tasks), expert_actions)
+    world: Any = envs.unwrapped
+    if hasattr(world, "recorded"):
+        world.blank = True  # sources learn from the poses, and nothing else is recorded
     load_source(source)(envs, num_episodes, seed, **resolved)
     return envs.histories(tasks, num_episodes)
 

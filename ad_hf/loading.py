@@ -166,7 +166,7 @@ def check_memory(config: ADConfig, most_tensors: int, values: int | None = None)
             f"config.json declares {declared} values, but the weights are {values}: they are not of one model"
         )
     tokens = config.context_length * config.tokens_per_transition
-    components = len(config.observation_space.get("nvec", [0]))
+    components = math.prod(config.observation_shape)
     needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     needed += tokens**2 + 8 * tokens * components  # which keys a query may see, and what the context holds
     available = psutil.virtual_memory().available

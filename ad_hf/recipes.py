@@ -18,7 +18,7 @@ from ad_hf.tasks import TASK_FAMILIES, TaskFamily, load_task_family
 from ad_hf.training import RECIPE, TrainSettings
 from ad_hf.windows import WindowSettings
 
-OBJECTIVES = ("ad", "ed")
+OBJECTIVES = ("ad", "ed", "dpt")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Recipe:
         windows: how histories are cut.
         train: how it is trained.
         evaluate: how it is judged.
-        objective: "ad", or "ed" for expert distillation, which sees only the end of each history.
+        objective: "ad"; "ed" for expert distillation, which sees only the end of each history; "dpt" for
+            decision pretraining, which predicts the optimal action from a set of transitions.
         dataset: where the histories came from; filled in by a run.
     """
 
@@ -91,7 +92,65 @@ def dark_room() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"dark-room": dark_room}
+def dark_room_hard() -> Recipe:
+    """Dark Room Hard: 289 cells, of which one pays, once per episode.
+
+    """
+    return Recipe(
+        name="dark-room-hard",
+        family={"name": "dark-room-hard"},
+        collect=CollectSettings(
+            source="posterior-sampling",
+            num_episodes=40,
+            learners_per_task=8,
+            settings={"resample": "refuted"},
+        ),
+        model=ModelSettings(context_length=200, decoder={"intermediate_size": 128}),
+        windows=WindowSettings(episode_stride=1),
+        train=TrainSettings(
+            updates=1200, batch_size=16, learning_rate=5e-3, weight_decay=0.3, mixed_precision="bf16"
+        ),
+        evaluate=EvaluateSettings(rollouts_per_task=8),
+    )
+
+
+def dark_key_to_door() -> Recipe:
+    """Dark Key-to-Door: two hidden cells, in order, from a new start in every episode."""
+    return Recipe(
+        name="dark-key-to-door",
+        family={"name": "dark-key-to-door"},
+        collect=CollectSettings(
+            source="posterior-sampling",
+            num_episodes=20,
+            learners_per_task=1,
+            settings={"resample": "refuted"},
+        ),
+        model=ModelSettings(context_length=200, decoder={"intermediate_size": 128}),
+        train=TrainSettings(
+            updates=1200, batch_size=16, learning_rate=5e-3, weight_decay=0.1, mixed_precision="bf16"
+        ),
+        evaluate=EvaluateSettings(num_episodes=40, rollouts_per_task=1),
+    )
+
+
+def adversarial_bandit() -> Recipe:
+    """The adversarial bandit: odd arms pay in training, even ones in the test."""
+    return Recipe(
+        name="adversarial-bandit",
+        family={"name": "adversarial-bandit"},
+        collect=CollectSettings(source="ucb", num_episodes=100, learners_per_task=1, lockstep=4096),
+        model=ModelSettings(context_length=100, decoder={"intermediate_size": 128}),
+        train=TrainSettings(updates=1000, learning_rate=5e-3, weight_decay=0.1, mixed_precision="bf16"),
+        evaluate=EvaluateSettings(num_episodes=100, rollouts_per_task=4),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "dark-room": dark_room,
+    "dark-room-hard": dark_room_hard,
+    "dark-key-to-door": dark_key_to_door,
+    "adversarial-bandit": adversarial_bandit,
+}
 
 
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:

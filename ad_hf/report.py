@@ -27,8 +27,15 @@ AGENTS = {
     "posterior_sampling": ("posterior sampling", "#7a8b52"),
     "source": ("source from scratch", "#c98b3a"),
     "ed": ("expert distillation", "#b0607c"),
+    "prompted": ("from a prompt", "#7fb2dd"),
+    "dpt": ("decision-pretrained", "#3d9a8b"),
     "ad": ("algorithm distillation", "#1f6fb4"),
 }
+
+
+def studied(report: dict[str, Any]) -> str:
+    """Which agent a report is about; the others are for comparison."""
+    return report["protocol"].get("objective") or "ad"
 
 
 def check_report(report: Any, place: str) -> None:
@@ -47,10 +54,10 @@ def check_report(report: Any, place: str) -> None:
             and {len(curve) for curve in curves} == {protocol["num_episodes"]}
             and all(type(number) in (int, float) for number in numbers)
             and np.isfinite(np.array(numbers, dtype=float)).all()
-            and {"ad", "source"} <= agents.keys()
+            and {studied(report), "source"} <= agents.keys()
             and isinstance(protocol["test_tasks"], list)
             and isinstance(protocol["rollouts_per_task"], int)
-            and all("ad" in protocol[name] for name in ("parameters", "actions"))
+            and all(studied(report) in protocol[name] for name in ("parameters", "actions"))
             and {"settings"} <= protocol["source"].keys()
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -122,6 +129,7 @@ def _page(report: dict[str, Any]) -> str:
     ]
     if report["optimum"] is not None:
         lines += ["## Episodes to reach a share of the optimum", "", *_pace(report), ""]
+        lines += ["## Over all episodes", "", *_totals(report), ""]
     lines += ["## Protocol", "", "```json", json.dumps(protocol, indent=1), "```", ""]
     return "\n".join(lines)
 
@@ -139,6 +147,19 @@ def _pace(report: dict[str, Any]) -> list[str]:
     rows = [["agent", *(f"{share:.0%}" for share in shares)]]
     for label, curve in curves.items():
         rows.append([label, *(str(episodes_to(curve, share * report["optimum"]) or "-") for share in shares)])
+    return _markdown(rows)
+
+
+def _totals(report: dict[str, Any]) -> list[str]:
+    """Returns over all episodes, also with random actions at 0 and the source at 1, as a table."""
+    means = {name: float(np.mean(a["return_per_episode"])) for name, a in report["agents"].items()}
+    low, high = means.get("random", 0.0), means["source"]
+    rows = [["agent", "mean return", "sum", "from random (0) to the source (1)"]]
+    for name in reversed(AGENTS):
+        if name in means:
+            total = means[name] * report["protocol"]["num_episodes"]
+            share = f"{(means[name] - low) / (high - low):.2f}" if high != low else "-"
+            rows.append([AGENTS[name][0], f"{means[name]:.3f}", f"{total:.1f}", share])
     return _markdown(rows)
 
 
@@ -171,7 +192,7 @@ def model_card(
     results, entries = [], []
     if report is not None:
         tenth = max(report["protocol"]["num_episodes"] // 10, 1)
-        value = round(float(np.mean(report["agents"]["ad"]["return_per_episode"][-tenth:])), 3)
+        value = round(float(np.mean(report["agents"][studied(report)]["return_per_episode"][-tenth:])), 3)
         name = f"mean return on held-out tasks, last {tenth} of {report['protocol']['num_episodes']} episodes"
         results = [
             EvalResult(
@@ -209,6 +230,7 @@ def model_card(
         recipe=recipe,
         run=run,
         report=report,
+        studied=studied(report) if report else None,
         config=config,
         family=", ".join([f'"{family["name"]}"', *(f"{key}={value!r}" for key, value in options.items())]),
         observation=[0] * components if components else 0,
@@ -227,12 +249,13 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 5.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     ends: list[tuple[float, str, str]] = []
+    main = studied(report)
     for name, (label, colour) in AGENTS.items():
         if name not in report["agents"]:
             continue
         agent = report["agents"][name]
         episodes = np.arange(1, len(agent["return_per_episode"]) + 1)
-        axes.plot(episodes, agent["return_per_episode"], color=colour, linewidth=2.6 if name == "ad" else 1.6)
+        axes.plot(episodes, agent["return_per_episode"], color=colour, linewidth=2.6 if name == main else 1.6)
         axes.fill_between(episodes, agent["low"], agent["high"], color=colour, alpha=0.16, linewidth=0)
         ends.append((float(np.mean(agent["return_per_episode"][-3:])), label, colour))
     top = max(value for value, _, _ in ends) or 1.0

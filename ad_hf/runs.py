@@ -156,6 +156,7 @@ def _model_config(recipe: Recipe, family: TaskFamily) -> ADConfig:
         config = ADConfig(
             observation_space=space_to_json(env.observation_space),
             action_space=space_to_json(env.action_space),
+            unordered_context=recipe.objective == "dpt",
             **asdict(recipe.model),
         )
     except StrictDataclassError as error:
@@ -318,7 +319,7 @@ def run_evaluate(
         output: where the report is left for `load_evaluation`; None is beside the checkpoint.
     """
     recipe = load_recipe(checkpoint)
-    agents = {"ad": load_model(checkpoint)}
+    agents = {recipe.objective: load_model(checkpoint)}
     if ed_checkpoint is not None:
         agents["ed"] = load_model(ed_checkpoint)
     report = evaluate(
@@ -399,6 +400,7 @@ def _as_collected(recipe: Recipe) -> Recipe:
     if about is None:
         return recipe
     names = [setting.name for setting in dataclasses.fields(CollectSettings)]
+    about = {"expert_actions": False, **about}  # where there were none yet
     try:
         family = dict(about["task_family"])
         collect = build_settings(CollectSettings, {setting: about[setting] for setting in names}, "collect")

@@ -24,7 +24,15 @@ import pyarrow as pa
 from huggingface_hub import constants
 
 from ad_hf import hub
-from ad_hf.dataset import READ, check_shards, open_shard, read_card, shards_in, to_histories
+from ad_hf.dataset import (
+    check_shards,
+    columns_read,
+    open_shard,
+    read_card,
+    rows_at_once,
+    shards_in,
+    to_histories,
+)
 from ad_hf.histories import Histories, concatenate, without_first
 
 LANES = 8  # shards read side by side, so that neighbours in a pool come from distant tasks
@@ -142,7 +150,8 @@ class HistoryStream:
             first = int(np.searchsorted(ends, row, side="right"))  # the row group that holds the row
             skip = row - int(ends[first - 1]) if first else row
             groups = list(range(first, len(sizes)))
-            batches = parquet.iter_batches(EPISODES, groups, list(READ), use_threads=False)
+            columns, rows = columns_read(parquet), rows_at_once(parquet, EPISODES)
+            batches = parquet.iter_batches(rows, groups, columns, use_threads=False)
             while True:
                 with self._in_one_line(file):
                     batch = next(batches, None)

@@ -30,7 +30,7 @@ from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import TaskFamily
-from ad_hf.windows import WindowSettings, check_length, pooled_window_batches, window_batches
+from ad_hf.windows import WindowSettings, check_windows, pooled_window_batches, window_batches
 
 RECIPE = "recipe.json"
 LOG = "training_log.jsonl"
@@ -142,7 +142,7 @@ def train(
         HubError: if the first histories of a stream cannot be fetched; the run does not need later ones.
     """
     if isinstance(histories, Histories):
-        check_length(histories, config.context_length)
+        check_windows(histories, config.context_length, config.unordered_context)
     _check_trackers(settings.trackers)
     checkpoints = output / "checkpoints"
     last = _last_checkpoint(checkpoints)
@@ -162,7 +162,10 @@ def train(
         "histories": _describe(histories),
     }
     first, positions = _load_checkpoint(last, model, optimizer, schedule, made_with, rank)
-    cut = settings.batch_size, config.context_length, config.num_actions, settings.seed, first, rank, world
+    cut = (
+        *(settings.batch_size, config.context_length, config.num_actions, settings.seed),
+        *(first, rank, world, config.unordered_context),
+    )
     batches, pool = _batches(histories, windows, positions, cut)
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
@@ -239,7 +242,7 @@ def _batches(
     histories: Histories | HistoryStream,
     windows: WindowSettings,
     positions: list[Any],
-    cut: tuple[int, int, int, int, int, int, int],
+    cut: tuple[int, int, int, int, int, int, int, bool],
 ) -> tuple[Iterator[dict[str, torch.Tensor]], HistoryPool | None]:
     """The batches of this process, and the pool they are cut from where histories are streamed.
 
@@ -252,10 +255,10 @@ def _batches(
     """
     if isinstance(histories, Histories):
         return window_batches(histories, windows, *cut), None
-    _, length, _, seed, _, rank, world = cut
+    _, length, _, seed, _, rank, world, unordered = cut
     position = positions[rank] if len(positions) == world else START
     pool = HistoryPool(histories, windows.pool, seed, rank, world, position)
-    check_length(pool.histories, length)
+    check_windows(pool.histories, length, unordered)
     return pooled_window_batches(pool, windows, *cut), pool
 
 

@@ -6,12 +6,12 @@ B = windows in a batch, L = transitions in a window, M = episodes a window may t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ad_hf.histories import Histories
+from ad_hf.histories import Histories, observations, pick
 from ad_hf.streaming import EXCHANGES, HistoryPool
 
 
@@ -26,6 +26,10 @@ class WindowSettings:
         token_mask: probability that a transition is hidden from the decoder, which has to predict its action
             all the same (Laskin et al. 2022 use 0.3).
         expert_share: the last share of each history that ED, expert distillation, is trained on.
+        improvement_weight: how much more often the history is drawn that improves most, of those on the same
+            task: (1 + weight) times as often as the one that improves least. 0 draws all alike.
+        stability_weight: the same for the history that falls back least on its way. Both are after Chen et
+            al. 2025 (learning history filtering, arXiv 2505.15143).
         pool: histories in the memory of each process while streaming. Windows are cut from them, and a 16th
             of them is exchanged every 16 updates.
     """
@@ -33,6 +37,8 @@ class WindowSettings:
     episode_stride: int = 1
     token_mask: float = 0.0
     expert_share: float = 0.1
+    improvement_weight: float = 0.0
+    stability_weight: float = 0.0
     pool: int = 256
 
     def __post_init__(self) -> None:
@@ -42,16 +48,29 @@ class WindowSettings:
             raise ValueError(f"token_mask is {self.token_mask}, but must be from 0 up to, not including, 1")
         if not 0 < self.expert_share <= 1:
             raise ValueError(f"expert_share is {self.expert_share}, but must be above 0 and at most 1")
+        for name in ("improvement_weight", "stability_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0")
         if self.pool < EXCHANGES:
             raise ValueError(f"pool is {self.pool} histories, but must be at least {EXCHANGES}")
 
 
-def check_length(histories: Histories, length: int) -> None:
-    """Refuse windows that do not fit into every history.
+def check_windows(histories: Histories, length: int, unordered: bool = False) -> None:
+    """Refuse windows that cannot be cut.
+
+    Args:
+        histories: to cut from.
+        length: L.
+        unordered: whether they are for DPT.
 
     Raises:
-        ValueError: if a history has fewer than `length` transitions.
+        ValueError: if a history has fewer than `length` transitions, or those for DPT no expert actions.
     """
+    if unordered and histories.expert_action is None:
+        raise ValueError(
+            "DPT learns from the actions of an optimal policy, and these histories hold none: collect them "
+            "in an environment that knows it, without collect.expert_actions=false"
+        )
     shortest = int(np.diff(histories.episode_offsets[histories.history_offsets]).min())
     if length > shortest:
         raise ValueError(
@@ -60,8 +79,44 @@ def check_length(histories: Histories, length: int) -> None:
         )
 
 
+def history_weights(histories: Histories, settings: WindowSettings) -> np.ndarray | None:
+    """How often to draw each history, (N,) summing to 1; None draws all alike.
+
+    A history's improvement is the mean return of its last fifth less that of its first; its stability is what
+    the mean returns of its fifths lose from one to the next, negated. Both are scaled to 0 ... 1 among the
+    histories of a task, so every task keeps its share.
+    """
+    if not settings.improvement_weight and not settings.stability_weight:
+        return None
+    totals = np.concatenate([[0.0], np.cumsum(histories.episode_returns())])
+    starts, lengths = histories.history_offsets[:-1, None], np.diff(histories.history_offsets)[:, None]
+    first = starts + lengths * np.arange(5) // 5  # (N, 5), in episodes
+    behind = starts - -lengths * np.arange(1, 6) // 5  # rounded up: every fifth has an episode at least
+    fifths = (totals[behind] - totals[first]) / (behind - first)  # (N, 5) mean returns
+    improvement = fifths[:, -1] - fifths[:, 0]
+    stability = np.minimum(np.diff(fifths), 0).sum(axis=1)
+    ids = [task.id for task in histories.tasks]
+    _, group, counts = np.unique(ids, return_inverse=True, return_counts=True)
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        low, high = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+        np.minimum.at(low, group, values)
+        np.maximum.at(high, group, values)
+        return (values - low[group]) / np.maximum(high - low, 1e-9)[group]
+
+    weights = 1 + settings.improvement_weight * scaled(improvement)
+    weights += settings.stability_weight * scaled(stability)
+    shares = np.bincount(group, weights)
+    return weights / shares[group] * counts[group] / len(group)
+
+
 def draw_windows(
-    histories: Histories, batch_size: int, length: int, episode_stride: int, rng: np.random.Generator
+    histories: Histories,
+    batch_size: int,
+    length: int,
+    episode_stride: int,
+    rng: np.random.Generator,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose windows: any history, any first step, episodes one after another with gaps between them.
 
@@ -74,6 +129,7 @@ def draw_windows(
         length: L.
         episode_stride: as in `WindowSettings`.
         rng: the only source of randomness here.
+        weights: (N,) how often to draw each history; None is all alike.
 
     Returns:
         The transitions of each window as indices into the flat arrays, (B, L), and which of them begin an
@@ -83,6 +139,8 @@ def draw_windows(
     offsets = histories.episode_offsets
     M = -(-(L - 1) // int(np.diff(offsets).min())) + 1
     history = rng.integers(len(histories), size=B)
+    if weights is not None:
+        history = rng.choice(len(histories), size=B, p=weights)
     bounds = histories.history_offsets[[history, history + 1]]  # (2, B), in episodes
     start, end = offsets[bounds]  # (B,) each, the history's first step and the one behind its last
     spare = end - start - L  # (B,) steps of the history that are not in the window
@@ -134,12 +192,50 @@ def window_batch(
     previous_action = np.concatenate([np.full((len(steps), 1), num_actions), action[:, :-1]], axis=1)
     previous_reward = np.concatenate([np.zeros((len(steps), 1), np.float32), reward[:, :-1]], axis=1)
     batch = {
-        "observation": histories.observation[steps],
+        "observation": observations(histories, steps),
         "previous_action": previous_action,
         "previous_reward": previous_reward,
         "episode_start": begins,
         "labels": action,
     }
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def decision_batch(
+    histories: Histories,
+    steps: np.ndarray,
+    begins: np.ndarray,
+    num_actions: int,
+    order: np.ndarray,
+    query: np.ndarray,
+) -> dict[str, torch.Tensor]:
+    """Gather windows for DPT: a query, then what happened elsewhere in no order (Lee et al. 2023, section 3).
+
+    Each transition of the context says by which action and with which reward its observation was reached, so
+    it tells as much out of order as in it. On all of them the optimal action on the query is to be predicted.
+
+    Args:
+        histories: the flat arrays, with expert actions.
+        steps: (B, L) indices of transitions; the first of each window serves as a predecessor only.
+        begins: (B, L) bool, whether a transition is an episode's first.
+        num_actions: A.
+        order: (B, L - 1) of 1 to L - 1, how the context stands behind the query.
+        query: (B,) the step that is asked for.
+
+    Returns:
+        The same as `window_batch`.
+    """
+    assert histories.expert_action is not None, "see check_windows"
+    rows = np.arange(len(steps))[:, None]
+    asked = query[:, None]  # (B, 1)
+    columns = {
+        "previous_action": (np.full_like(asked, num_actions), histories.action[steps[rows, order - 1]]),
+        "previous_reward": (np.zeros(asked.shape, np.float32), histories.reward[steps[rows, order - 1]]),
+        "episode_start": (np.zeros(asked.shape, bool), begins[rows, order]),
+    }
+    batch = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
+    batch["observation"] = observations(histories, np.concatenate([asked, steps[rows, order]], axis=1))
+    batch["labels"] = np.repeat(histories.expert_action[asked].astype(np.int64), steps.shape[1], axis=1)
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
@@ -153,6 +249,7 @@ def window_batches(
     first_update: int = 0,
     process: int = 0,
     num_processes: int = 1,
+    unordered: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches without end: that of an update depends on the seed and the update's number alone.
 
@@ -169,17 +266,19 @@ def window_batches(
         first_update: the number of the first batch.
         process: which share of each batch to gather.
         num_processes: how many shares there are.
+        unordered: gather them by `decision_batch`, for DPT.
 
     Raises:
         ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
     """
-    check_length(histories, length)
+    check_windows(histories, length, unordered)
     _check_share(batch_size, num_processes)
+    weights = history_weights(histories, settings)
     update = first_update
     while True:
         rng = np.random.default_rng((seed, update))
         mine = slice(process, None, num_processes)
-        yield _draw_batch(histories, settings, batch_size, length, num_actions, rng, mine)
+        yield _draw_batch(histories, settings, weights, batch_size, length, num_actions, unordered, rng, mine)
         update += 1
 
 
@@ -193,6 +292,7 @@ def pooled_window_batches(
     first_update: int = 0,
     process: int = 0,
     num_processes: int = 1,
+    unordered: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The same while streaming: each process draws its share from the histories it has in memory.
 
@@ -209,19 +309,24 @@ def pooled_window_batches(
         first_update: the number of the first batch.
         process: which process this is.
         num_processes: how many there are.
+        unordered: gather them by `decision_batch`, for DPT.
 
     Raises:
         ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
     """
     _check_share(batch_size, num_processes)
+    weights = history_weights(pool.histories, settings)
     update = first_update
     while True:
         if update and update % EXCHANGES == 0:
             pool.exchange()
-        check_length(pool.histories, length)
+            weights = history_weights(pool.histories, settings)
+        check_windows(pool.histories, length, unordered)
         rng = np.random.default_rng((seed, update, process))
         share = batch_size // num_processes
-        yield _draw_batch(pool.histories, settings, share, length, num_actions, rng, slice(None))
+        yield _draw_batch(
+            pool.histories, settings, weights, share, length, num_actions, unordered, rng, slice(None)
+        )
         update += 1
 
 
@@ -236,16 +341,26 @@ def _check_share(batch_size: int, num_processes: int) -> None:
 def _draw_batch(
     histories: Histories,
     settings: WindowSettings,
+    weights: np.ndarray | None,
     batch_size: int,
     length: int,
     num_actions: int,
+    unordered: bool,
     rng: np.random.Generator,
     mine: slice,
 ) -> dict[str, torch.Tensor]:
     """Draw B windows and gather those that are `mine`."""
-    steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng)
+    steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng, weights)
     masked = rng.random(steps.shape) < settings.token_mask
-    batch = window_batch(histories, steps[mine], begins[mine], num_actions)
+    if unordered:
+        order = rng.permuted(np.tile(np.arange(1, length), (batch_size, 1)), axis=1)
+        borders = histories.episode_offsets[histories.history_offsets]
+        history = np.searchsorted(borders, steps[:, 0], side="right") - 1
+        query = rng.integers(borders[history], borders[history + 1])
+        masked[:, 0] = False
+        batch = decision_batch(histories, steps[mine], begins[mine], num_actions, order[mine], query[mine])
+    else:
+        batch = window_batch(histories, steps[mine], begins[mine], num_actions)
     if settings.token_mask:
         batch["token_mask"] = torch.from_numpy(masked[mine])
     return batch
@@ -266,14 +381,9 @@ def expert_part(histories: Histories, share: float) -> Histories:
         ]
     )
     lengths = np.diff(histories.episode_offsets)[episodes]
-    return replace(
-        histories,
-        observation=histories.observation[steps],
-        action=histories.action[steps],
-        reward=histories.reward[steps],
-        final_observation=histories.final_observation[episodes],
-        terminated=histories.terminated[episodes],
-        truncated=histories.truncated[episodes],
+    return Histories(
+        **pick(histories, steps, episodes),  # type: ignore[arg-type]
         episode_offsets=np.concatenate([[0], np.cumsum(lengths)]),
         history_offsets=np.concatenate([[0], np.cumsum(ends - firsts)]),
+        tasks=histories.tasks,
     )

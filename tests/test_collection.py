@@ -20,7 +20,7 @@ import pytest
 from huggingface_hub import DatasetCardData, RepoCard
 
 from ad_hf import collection
-from ad_hf.cards import about, is_edited, load_card
+from ad_hf.cards import is_edited, load_card
 from ad_hf.collection import CollectSettings, collect_dataset, plan_shards
 from ad_hf.dataset import COLUMNS, configs_of, load_histories
 from ad_hf.tasks import TaskFamily, load_task_family
@@ -28,7 +28,6 @@ from ad_hf.tasks import TaskFamily, load_task_family
 FAMILY = load_task_family("dark-room")  # 65 tasks to train on, 16 to test
 HARD = load_task_family("dark-room-hard")
 SETTINGS = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=24)  # 4 lockstep runs, 32 shards
-VERSION_1_0 = Path(__file__).with_name("dataset_card_1.0.md")  # of the same collection
 
 
 @pytest.fixture(scope="module")
@@ -371,44 +370,15 @@ def test_what_people_write_on_a_card_stays_when_a_family_is_added(copy: Path) ->
     assert list(configs_of(card)) == ["dark-room", "dark-room-hard"]
 
 
-# Format version 1.0
-
-
-def test_a_finished_collection_of_version_1_0_is_left_alone(copy: Path) -> None:
-    shutil.copy(VERSION_1_0, copy / "README.md")
-    before = contents(copy)
-    collect_dataset(copy, FAMILY, SETTINGS)
-    assert contents(copy) == before
-
-
-def test_a_collection_begun_under_version_1_0_ends_as_if_it_had_begun_under_this_one(
-    copy: Path, output: Path
-) -> None:
-    shutil.copy(VERSION_1_0, copy / "README.md")
-    edit(copy, "complete: true", "complete: false")
-    edit(copy, "Status: complete.", "Status: being collected; run the command below again to go on.")
-    shards_of(copy)[3].unlink()
-    collect_dataset(copy, FAMILY, SETTINGS)
-    assert contents(copy) == contents(output)
-
-
-def test_a_family_is_added_to_one_of_version_1_0(copy: Path) -> None:
-    shutil.copy(VERSION_1_0, copy / "README.md")
-    collect_dataset(copy, HARD, replace(SETTINGS, lockstep=512))
-    card = load_card(copy / "README.md")
-    assert about(card)["format_version"] == "1.1"
-    assert "complete" not in about(card)
-    assert [noted["complete"] for noted in configs_of(card).values()] == [True, True]
-    assert "| 100 % | 1.615 | 1.438 |" in card.text  # nobody can tell whether its text was edited
-    assert datasets.load_dataset(str(copy), "dark-room").num_rows == {"train": 195, "test": 48}
+# Format versions
 
 
 def test_a_newer_format_is_not_written_into(copy: Path) -> None:
-    edit(copy, "format_version: '1.1'", "format_version: '1.2'")
+    edit(copy, "format_version: '1.2'", "format_version: '1.3'")
     before = contents(copy)
     told = refusal(lambda: collect_dataset(copy, HARD, SETTINGS))
     assert told == (
-        f"{copy} has the format version 1.2, but this ad-hf reads versions up to 1.1: "
+        f"{copy} has the format version 1.3, but this ad-hf reads versions up to 1.2: "
         "upgrade it with `pip install --upgrade ad-hf`"
     )
     assert contents(copy) == before
@@ -449,12 +419,12 @@ def test_the_card_announces_what_datasets_finds(config: str, both: Path) -> None
 
 def test_the_card_names_everything_that_made_the_dataset(output: Path) -> None:
     noted = metadata_of(output)["ad_hf"]
-    assert noted["format_version"] == "1.1"
+    assert noted["format_version"] == "1.2"
     made = noted["configs"]["dark-room"]
     assert made["complete"] is True
     assert made["task_family"] == {"name": "dark-room", "fold": None, "seed": 0}
     assert (made["source"], made["seed"], made["lockstep"]) == ("q-learning", 0, 24)
-    assert (made["num_episodes"], made["learners_per_task"]) == (3, 1)
+    assert (made["num_episodes"], made["learners_per_task"], made["expert_actions"]) == (3, 1, True)
     assert made["settings"]["learning_rate"] == 0.5  # defaults too: they may change one day
     assert made["tasks"] == {"train": 65, "test": 16}
 
@@ -468,7 +438,7 @@ def test_the_card_explains_every_column_and_leaves_no_blank(both: Path) -> None:
     assert "Environment: `ad_hf/DarkRoom-v0`, observation space `MultiDiscrete([9 9])`" in text
     assert "Environment: `ad_hf/DarkRoomHard-v0`, observation space `MultiDiscrete([17 17])`" in text
     assert text.count(", seed 0.\n") == 2
-    assert "Format version 1.1." in text
+    assert "Format version 1.2." in text
     assert not re.search(r"\{\{|\{%|nan|None|Undefined|` `|\n\n\n|Being collected", text)
 
 

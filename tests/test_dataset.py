@@ -23,16 +23,14 @@ from hub_server import LocalHub
 from huggingface_hub import RepoCard
 
 from ad_hf import collection
-from ad_hf.cards import load_card
 from ad_hf.collection import CollectSettings, Shard, collect_dataset, write_shard
 from ad_hf.dataset import COLUMNS, add_to_card, configs_of, load_histories, publish
-from ad_hf.histories import Histories
+from ad_hf.histories import EPISODES, STEPS, Histories
 from ad_hf.hub import HubError
 from ad_hf.tasks import Task, load_task_family
 
 FAMILY = load_task_family("dark-room")  # 65 tasks to train on, 16 to test
 SETTINGS = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=24)  # 4 lockstep runs, 32 shards
-VERSION_1_0 = Path(__file__).with_name("dataset_card_1.0.md")  # of the same collection
 FIELDS = [name for name in Histories.__dataclass_fields__ if name != "tasks"]
 
 
@@ -59,8 +57,9 @@ def shards_of(output: Path, split: str = "*") -> list[Path]:
 
 def assert_same(ours: Histories, theirs: Histories) -> None:
     for name in FIELDS:
-        assert getattr(ours, name).dtype == getattr(theirs, name).dtype, name
-        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+        one, other = np.asarray(getattr(ours, name)), np.asarray(getattr(theirs, name))
+        assert one.dtype == other.dtype, name
+        np.testing.assert_array_equal(one, other, err_msg=name)
     assert ours.tasks == theirs.tasks
 
 
@@ -79,9 +78,9 @@ def test_loading_gives_back_bit_for_bit_what_was_collected(
 ) -> None:
     recorded, seeds, collect = [], set(), collection.collect
 
-    def record(tasks: list[Task], source: str, num_episodes: int, seed: int, settings: Any) -> Histories:
+    def record(tasks: list[Task], source: str, num_episodes: int, seed: int, *others: Any) -> Histories:
         seeds.add(seed)
-        recorded.append(collect(tasks, source, num_episodes, seed, settings))
+        recorded.append(collect(tasks, source, num_episodes, seed, *others))
         return recorded[-1]
 
     monkeypatch.setattr(collection, "collect", record)
@@ -89,7 +88,7 @@ def test_loading_gives_back_bit_for_bit_what_was_collected(
     assert len(recorded) == len(seeds) == 4  # lockstep runs with random numbers of their own
     train, test = (load_histories(str(output), "dark-room", split) for split in ("train", "test"))
     assert (train.tasks, test.tasks) == (FAMILY["train"], FAMILY["test"])
-    for name in FIELDS[:6]:
+    for name in (*STEPS, *EPISODES):
         before = np.concatenate([getattr(run, name) for run in recorded])
         after = np.concatenate([getattr(train, name), getattr(test, name)])
         assert after.dtype == before.dtype, name
@@ -120,7 +119,7 @@ def test_datasets_alone_loads_the_folder(output: Path) -> None:
     for split in ("train", "test"):
         assert found["tasks"][split] == sorted(task.json for task in FAMILY[split])
     assert found["types"]["observation"] == "List(List(Value('uint8'), length=2))"
-    assert found["types"]["action"] == "List(Value('uint8'))"
+    assert found["types"]["action"] == found["types"]["expert_action"] == "List(Value('uint8'))"
     row = found["row"]
     assert (row["task_id"], row["task"]) == (FAMILY["test"][0].id, FAMILY["test"][0].json)
     assert (row["history_id"], row["stream"], row["episode"], row["learner_step"]) == (65, 0, 0, 0)
@@ -142,7 +141,9 @@ def test_folders_of_the_same_name_are_not_mistaken_for_each_other(tmp_path: Path
 
 
 def counting_histories(observation: np.ndarray, action: np.ndarray) -> Histories:
-    """Three histories of 2, 3 and 1 ragged episodes; the reward is the number of the step."""
+    """Three histories of 2, 3 and 1 ragged episodes; the reward is the number of the step, the expert's action
+    what was done six steps later.
+    """
     return Histories(
         observation=observation[:12],
         action=action[:12],
@@ -153,6 +154,7 @@ def counting_histories(observation: np.ndarray, action: np.ndarray) -> Histories
         episode_offsets=np.array([0, 1, 4, 6, 7, 8, 12]),
         history_offsets=np.array([0, 2, 5, 6]),
         tasks=tuple(Task("counting", {"history": n}) for n in range(3)),
+        expert_action=action[6:18],
     )
 
 
@@ -199,6 +201,7 @@ def test_rows_say_where_they_belong(tmp_path: Path) -> None:
     assert rows["learner_step"] == [0, 1, 0, 2, 3, 0]
     assert rows["reward"] == [[0], [1, 2, 3], [4, 5], [6], [7], [8, 9, 10, 11]]
     assert rows["episode_return"] == [0, 6, 9, 6, 7, 38]
+    assert rows["expert_action"] == [[6], [7, 8, 9], [10, 11], [12], [13], [14, 15, 16, 17]]
     assert rows["final_observation"] == [312, 313, 314, 315, 316, 317]
     assert rows["terminated"] == [True, False, False, True, False, True]
     assert rows["truncated"] == [False, True, True, False, True, True]
@@ -388,23 +391,14 @@ def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(path: str) -> None:
 # Format versions
 
 
-@pytest.mark.parametrize("version", ["1.2", "2.0", "1.10", "10.0"])
+@pytest.mark.parametrize("version", ["1.3", "2.0", "1.10", "10.0"])
 def test_a_newer_format_is_refused_in_a_line_that_says_what_to_upgrade(version: str, copy: Path) -> None:
     card = copy / "README.md"
-    card.write_text(card.read_text().replace("format_version: '1.1'", f"format_version: '{version}'"))
+    card.write_text(card.read_text().replace("format_version: '1.2'", f"format_version: '{version}'"))
     assert refusal(lambda: load_histories(str(copy), "dark-room")) == (
-        f"{copy} has the format version {version}, but this ad-hf reads versions up to 1.1: "
+        f"{copy} has the format version {version}, but this ad-hf reads versions up to 1.2: "
         "upgrade it with `pip install --upgrade ad-hf`"
     )
-
-
-@pytest.mark.parametrize("complete", [True, False])
-def test_version_1_0_is_read(complete: bool, copy: Path, output: Path) -> None:
-    card = VERSION_1_0.read_text().replace("complete: true", f"complete: {str(complete).lower()}")
-    (copy / "README.md").write_text(card)
-    assert_same(load_histories(str(copy), "dark-room"), load_histories(str(output), "dark-room"))
-    (noted,) = configs_of(load_card(copy / "README.md")).values()
-    assert noted["complete"] == complete
 
 
 def test_a_folder_without_a_card_is_read(copy: Path, output: Path) -> None:
@@ -534,7 +528,7 @@ UNFINISHED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "holds no learning histories: collect some with `ad-hf collect`",
     ),
     "of a newer format": (
-        lambda copy: edit(copy, "format_version: '1.1'", "format_version: '1.2'"),
+        lambda copy: edit(copy, "format_version: '1.2'", "format_version: '1.3'"),
         "upgrade it with `pip install --upgrade ad-hf`",
     ),
 }

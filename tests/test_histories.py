@@ -11,7 +11,17 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from ad_hf.histories import Histories, Recorder, collect, concatenate, smallest_dtype, without_first
+from ad_hf.histories import (
+    EPISODES,
+    STEPS,
+    Histories,
+    Recorder,
+    collect,
+    concatenate,
+    observations,
+    smallest_dtype,
+    without_first,
+)
 from ad_hf.tasks import TASK_FAMILIES, Task, load_task_family, make_vec
 
 NUM_EPISODES = 6
@@ -210,11 +220,19 @@ def test_every_row_needs_its_task() -> None:
 # Histories
 
 
-@pytest.mark.parametrize("mode", AutoresetMode)
-@pytest.mark.parametrize("name", sorted(TASK_FAMILIES))
+# What is recorded of Watermaze, its poses, does not go with SAME_STEP.
+REPLAYED = [
+    (name, mode)
+    for name in sorted(TASK_FAMILIES)
+    for mode in AutoresetMode
+    if (name, mode) != ("watermaze", AutoresetMode.SAME_STEP)
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), REPLAYED)
 def test_replaying_the_recorded_actions_reproduces_everything(name: str, mode: AutoresetMode) -> None:
     tasks = load_task_family(name)["test"][:8]
-    envs = Recorder(make_vec(tasks, mode))
+    envs = Recorder(make_vec(tasks, mode), expert_actions=True)
     envs.action_space.seed(1)
     envs.reset(seed=SEED)
     done = np.zeros(len(tasks), dtype=bool)
@@ -224,20 +242,24 @@ def test_replaying_the_recorded_actions_reproduces_everything(name: str, mode: A
         _, _, terminated, truncated, _ = envs.step(envs.action_space.sample())
         done = terminated | truncated
     histories = envs.histories(tasks)
+    seen = observations(histories, np.arange(len(histories.action)))
     mismatches = []
     for history, task in enumerate(tasks):
         env: Any = task.make()
+        world = env.unwrapped.world
         observation, _ = env.reset(seed=SEED + history)
         for episode in range(*histories.history_offsets[[history, history + 1]]):
             for step in range(*histories.episode_offsets[[episode, episode + 1]]):
-                mismatches.append((observation != histories.observation[step]).any())
+                mismatches.append((observation != seen[step]).any())
+                mismatches.append(env.unwrapped.optimal_action() != histories.expert_action[step])
                 observation, reward, terminated, truncated, _ = env.step(histories.action[step])
                 mismatches.append(np.float32(reward) != histories.reward[step])
-            mismatches.append((observation != histories.final_observation[episode]).any())
+            last = world.recorded()[0] if hasattr(world, "recorded") else observation
+            mismatches.append((last != histories.final_observation[episode]).any())
             mismatches.append(terminated != histories.terminated[episode])
             mismatches.append(truncated != histories.truncated[episode])
             observation, _ = env.reset()
-    assert len(mismatches) > 8 * 2 * 100
+    assert len(mismatches) > 8 * 3 * 100
     assert sum(mismatches) == 0
 
 
@@ -284,6 +306,7 @@ def counting_histories() -> Histories:
         episode_offsets=np.array([0, 1, 3, 4, 7]),
         history_offsets=np.array([0, 3, 4]),
         tasks=(Task("x", {}), Task("y", {})),
+        expert_action=np.arange(7),
     )
 
 
@@ -307,19 +330,20 @@ def test_returns_of_long_histories_stay_exact() -> None:
 
 
 def assert_same(ours: Histories, theirs: Histories) -> None:
-    for name in (*COLUMNS, *OFFSETS):
+    for name in (*STEPS, *EPISODES, *OFFSETS):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
     assert ours.tasks == theirs.tasks
 
 
 def test_histories_one_after_another_are_what_is_recorded_of_all_at_once() -> None:
     tasks = room_tasks("ragged")
-    envs = Recorder(make_vec(tasks))
+    envs = Recorder(make_vec(tasks), expert_actions=True)
     play(envs)
     whole = envs.histories(tasks)
     for number in range(1, 4):
         rest = without_first(whole, number)
         assert np.shares_memory(rest.observation, whole.observation)
+        assert np.shares_memory(rest.expert_action, whole.expert_action)
         assert rest.tasks == whole.tasks[number:]
         for name in OFFSETS:
             assert getattr(rest, name)[0] == 0
@@ -331,12 +355,18 @@ def test_histories_one_after_another_are_what_is_recorded_of_all_at_once() -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "kinds"), [("action", r"float64\[\], uint8\[\]"), ("observation", r"float64\[2\], float64\[3\]")]
+    ("name", "other", "kinds"),
+    [
+        ("action", np.zeros(7, np.uint8), r"float64\[\], uint8\[\]"),
+        ("observation", np.zeros((7, 3)), r"float64\[2\], float64\[3\]"),
+        ("expert_action", None, r"int64\[\], none"),
+    ],
 )
-def test_histories_of_different_types_are_not_put_together(name: str, kinds: str) -> None:
+def test_histories_of_different_types_are_not_put_together(
+    name: str, other: np.ndarray | None, kinds: str
+) -> None:
     ours = counting_histories()
-    other = {"action": ours.action.astype(np.uint8), "observation": np.zeros((7, 3))}[name]
-    with pytest.raises(ValueError, match=f"hold different types of {name}: {kinds}"):
+    with pytest.raises(ValueError, match=f"hold different types of {name}: {kinds}$"):
         concatenate([ours, replace(ours, **{name: other})])
 
 

@@ -32,7 +32,6 @@ from ad_hf.tasks import TaskFamily, load_task_family
 REPO = "org/ad-histories"
 TASKS = load_task_family("dark-room")
 SETTINGS = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=8)
-VERSION_1_0 = Path(__file__).with_name("dataset_card_1.0.md")
 TITLES = ["Add learning histories: dark-room", "initial commit"]  # newest first
 
 
@@ -181,7 +180,7 @@ def test_the_commands_on_the_card_exist(hub: LocalHub, folder: Path) -> None:
 
 def test_load_histories_reads_a_repository_like_a_folder(hub: LocalHub, folder: Path) -> None:
     publish(folder, REPO)
-    for name in (REPO, f"{REPO}@v1.1", f"{REPO}@main"):
+    for name in (REPO, f"{REPO}@v1.2", f"{REPO}@main"):
         for split in ("train", "test"):
             here = load_histories(str(folder), "dark-room", split)
             assert_same(load_histories(name, "dark-room", split), here)
@@ -193,7 +192,7 @@ def test_a_commit_stays_what_it_was(hub: LocalHub, folder: Path, tmp_path: Path)
     publish(collected(tmp_path / "new", "dark-room", seed=1), REPO)
     assert_same(load_histories(f"{REPO}@{before}", "dark-room"), load_histories(str(folder), "dark-room"))
     new = load_histories(str(tmp_path / "new"), "dark-room")
-    assert_same(load_histories(f"{REPO}@v1.1", "dark-room"), new)
+    assert_same(load_histories(f"{REPO}@v1.2", "dark-room"), new)
     assert_same(load_histories(REPO, "dark-room"), new)
 
 
@@ -288,9 +287,9 @@ def test_nothing_new_is_no_commit_and_no_upload(hub: LocalHub, folder: Path, tmp
 
 def test_a_tag_that_was_lost_is_set_again(hub: LocalHub, folder: Path) -> None:
     publish(folder, REPO)
-    HfApi().delete_tag(REPO, tag="v1.1", repo_type="dataset")
+    HfApi().delete_tag(REPO, tag="v1.2", repo_type="dataset")
     publish(folder, REPO)
-    assert hub.refs("dataset", REPO)["tags"] == {"v1.1": hub.commits("dataset", REPO)[0].id}
+    assert hub.refs("dataset", REPO)["tags"] == {"v1.2": hub.commits("dataset", REPO)[0].id}
 
 
 PUSHER = """
@@ -322,7 +321,7 @@ def test_four_processes_publish_four_configs_at_once(hub: LocalHub, tmp_path: Pa
     assert {info["config_name"] for info in card.data.dataset_info} == set(names)
     assert configs_of(card).keys() == set(names)
     assert defaults(card) == [titles(hub)[-2].removeprefix("Add learning histories: ")]  # of the first
-    assert hub.refs("dataset", REPO)["tags"] == {"v1.1": hub.commits("dataset", REPO)[0].id}
+    assert hub.refs("dataset", REPO)["tags"] == {"v1.2": hub.commits("dataset", REPO)[0].id}
     for name, folder in zip(names, folders, strict=True):
         assert_same(load_histories(REPO, name), load_histories(str(folder), name))
 
@@ -372,35 +371,6 @@ def test_what_people_write_here_goes_to_the_hub_where_nobody_has_written(hub: Lo
     assert "winter school." in card_on(hub).text
 
 
-def test_a_collection_of_version_1_0_is_published_in_this_one(hub: LocalHub, tmp_path: Path) -> None:
-    output = tmp_path / "histories"
-    collect_dataset(output, TASKS, replace(SETTINGS, lockstep=24))
-    ours = RepoCard((output / "README.md").read_text())
-    shutil.copy(VERSION_1_0, output / "README.md")
-    publish(output, REPO)
-    card = card_on(hub)
-    assert card.data.configs == [{**ours.data.configs[0], "description": card.data.configs[0]["description"]}]
-    assert card.data.dataset_info == ours.data.dataset_info
-    assert card.data.ad_hf["format_version"] == "1.1"
-    assert configs_of(card)["dark-room"]["complete"] is True
-    assert f'load_dataset("{REPO}", "dark-room")' in card.text
-    assert datasets.load_dataset(REPO, "dark-room").num_rows == {"train": 195, "test": 48}
-
-
-def test_a_repository_of_version_1_0_is_read_and_added_to(
-    hub: LocalHub, folder: Path, tmp_path: Path
-) -> None:
-    hub.add_repo("dataset", REPO, {**contents(folder), "README.md": VERSION_1_0.read_bytes()})
-    assert_same(load_histories(REPO, "dark-room"), load_histories(str(folder), "dark-room"))
-    publish(collected(tmp_path / "new", "corridor"), REPO)
-    card = card_on(hub)
-    assert card.data.ad_hf["format_version"] == "1.1"
-    assert [noted["complete"] for noted in configs_of(card).values()] == [True, True]
-    assert defaults(card) == ["dark-room"]
-    for config in ("dark-room", "corridor"):
-        assert datasets.load_dataset(REPO, config).num_rows == {"train": 6, "test": 3}
-
-
 # Private repositories and branches
 
 
@@ -437,7 +407,7 @@ def test_a_branch_leaves_main_and_its_tag_alone(hub: LocalHub, folder: Path, tmp
     publish(folder, REPO, revision="main")
     head = hub.commits("dataset", REPO)[0].id
     publish(collected(tmp_path / "new", "dark-room", seed=1), REPO, revision="trial")
-    assert hub.refs("dataset", REPO)["tags"] == {"v1.1": head}
+    assert hub.refs("dataset", REPO)["tags"] == {"v1.2": head}
     assert_same(load_histories(REPO, "dark-room"), load_histories(str(folder), "dark-room"))
 
 
@@ -579,9 +549,9 @@ def test_a_repository_made_on_the_hub_keeps_its_licence(hub: LocalHub, folder: P
 
 def test_a_newer_format_on_the_hub_is_left_alone(hub: LocalHub, folder: Path) -> None:
     publish(folder, REPO)
-    edit_there(hub, "format_version: '1.1'", "format_version: '2.0'")
+    edit_there(hub, "format_version: '1.2'", "format_version: '2.0'")
     before = hub.commits("dataset", REPO)
-    told = "has the format version 2.0, but this ad-hf reads versions up to 1.1: upgrade it with `pip install"
+    told = "has the format version 2.0, but this ad-hf reads versions up to 1.2: upgrade it with `pip install"
     code, out, (line,) = ad_hf_command("push", folder, REPO)
     assert (code, out) == (1, [])
     assert told in line

@@ -39,7 +39,7 @@ CARD = "---\nad_hf:\n  format_version: '{}'\n---\n"
 
 
 def counting_histories(first: int, number: int) -> Histories:
-    """Reward and observation are history * 1000 + step, so that every value says where it came from."""
+    """Reward, observation and the expert's action are history * 1000 + step: they say where they came from."""
     episodes = [3 + history % 7 for history in range(first, first + number)]
     lengths = [np.arange(count) % 4 + 1 for count in episodes]
     value = np.concatenate([1000 * (first + n) + np.arange(sum(steps)) for n, steps in enumerate(lengths)])
@@ -55,6 +55,7 @@ def counting_histories(first: int, number: int) -> Histories:
         episode_offsets=ends,
         history_offsets=np.concatenate([[0], np.cumsum(episodes)]),
         tasks=tuple(Task("counting", {"history": first + n}) for n in range(number)),
+        expert_action=value.astype(np.uint16),
     )
 
 
@@ -66,7 +67,7 @@ def rewrite(shard: Path, row_group: int, table: pa.Table | None = None) -> None:
 
 def write_dataset(folder: Path, sizes: tuple[int, ...] = SIZES, row_group: int = 7) -> Path:
     (folder / "counting").mkdir(parents=True)
-    (folder / "README.md").write_text(CARD.format("1.1"))
+    (folder / "README.md").write_text(CARD.format("1.2"))
     first = 0
     for number, size in enumerate(sizes):
         path = folder / "counting" / f"train-{number:05d}-of-{len(sizes):05d}.parquet"
@@ -553,7 +554,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, bytes], str], Any], str]] = {
     ),
     "newer format": (
         lambda files, shard: files.update({"README.md": CARD.format("9.0").encode()}),
-        "has the format version 9.0, but this ad-hf reads versions up to 1.1: upgrade it with",
+        "has the format version 9.0, but this ad-hf reads versions up to 1.2: upgrade it with",
     ),
 }
 

@@ -16,7 +16,7 @@ from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import Task
 from ad_hf.windows import (
     WindowSettings,
-    check_length,
+    check_windows,
     draw_windows,
     expert_part,
     pooled_window_batches,
@@ -158,7 +158,7 @@ def test_at_stride_one_all_starts_of_a_history_are_equally_likely(kind: str) -> 
 @pytest.mark.parametrize("lengths", [[4, 4, 4], [1, 1, 9, 1], [1] * 12, [12]])
 def test_a_history_of_exactly_one_window_gives_that_window(lengths: list[int], stride: int) -> None:
     histories = counting_histories([lengths])
-    check_length(histories, 12)
+    check_windows(histories, 12)
     steps, _ = drawn(histories, 12, stride, num=50)
     np.testing.assert_array_equal(steps, np.tile(np.arange(12), (50, 1)))
 
@@ -399,7 +399,7 @@ def test_windows_of_the_expert_part_show_nothing_earlier() -> None:
 @pytest.mark.parametrize(("kind", "shortest"), SHORTEST.items())
 def test_windows_longer_than_the_shortest_history_are_refused(kind: str, shortest: int) -> None:
     histories = counting_histories(KINDS[kind])
-    check_length(histories, shortest)
+    check_windows(histories, shortest)
     message = (
         f"a window has {shortest + 1} transitions, but the shortest history has {shortest}: "
         f"lower the context to {shortest} or collect more episodes"

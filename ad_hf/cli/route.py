@@ -105,7 +105,9 @@ def train(
         Path | None,
         typer.Option(help="Folder for the model, its checkpoints and its log. Default: that of the model."),
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="ad, or ed: expert distillation.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="ad, ed: expert distillation, or dpt: decision pretraining.")
+    ] = None,
     updates: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows per update, over all processes.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -205,6 +207,13 @@ def evaluate(
     num_episodes: Annotated[int | None, typer.Option(help="Episodes per rollout.")] = None,
     rollouts_per_task: Annotated[int | None, typer.Option(help="Rollouts on each held-out task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the rollouts and the bootstrap.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Held-out tasks to play: test, or even or uniform bandits.")
+    ] = None,
+    prompt: Annotated[
+        float | None,
+        typer.Option(help="Also play from the source's histories up to this share of the optimum."),
+    ] = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
@@ -218,10 +227,12 @@ def evaluate(
         "evaluate.num_episodes": num_episodes,
         "evaluate.rollouts_per_task": rollouts_per_task,
         "evaluate.seed": seed,
+        "evaluate.split": split,
+        "evaluate.prompt": prompt,
     }
     recipe = load_recipe(checkpoint, _changes(flags, None))
     output = output or own_folder(checkpoint)
-    if ed is None and not no_ed:
+    if ed is None and not no_ed and recipe.objective != "ed":
         ed = str(output / "ed")
         try:
             with progress(

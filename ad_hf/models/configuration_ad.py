@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-DISCRETE, MULTI_DISCRETE = "Discrete", "MultiDiscrete"
+DISCRETE, MULTI_DISCRETE, BOX = "Discrete", "MultiDiscrete", "Box"
 
 # The decoder where none is named: large enough for every grid world of the paper, small enough for a laptop.
 DEFAULT_DECODER: dict[str, Any] = {
@@ -26,15 +26,18 @@ def space_to_json(space: Any) -> dict[str, Any]:
     """A Gymnasium space as `ADConfig` stores it.
 
     Raises:
-        ValueError: if the space is neither Discrete nor MultiDiscrete, or does not count from 0.
+        ValueError: if the space is none of Discrete, MultiDiscrete and Box, or does not count from 0.
     """
     kind = type(space).__name__
     if kind == DISCRETE and space.start == 0:
         return {"type": kind, "n": int(space.n)}
     if kind == MULTI_DISCRETE and space.nvec.ndim == 1 and not space.start.any():
         return {"type": kind, "nvec": space.nvec.tolist()}
+    if kind == BOX:
+        return {"type": kind, "shape": list(space.shape), "dtype": str(space.dtype)}
     raise ValueError(
-        f"the model takes {DISCRETE} and flat {MULTI_DISCRETE} spaces that count from 0, not {space}"
+        f"the model takes {DISCRETE} and flat {MULTI_DISCRETE} spaces that count from 0, and {BOX} spaces, "
+        f"not {space}"
     )
 
 
@@ -43,8 +46,9 @@ class ADConfig(PreTrainedConfig):
     """What an `ADModel` is made of.
 
     Args:
-        observation_space: a Gymnasium space as JSON: `{"type": "Discrete", "n": 4}` or
-            `{"type": "MultiDiscrete", "nvec": [9, 9]}`.
+        observation_space: a Gymnasium space as JSON: `{"type": "Discrete", "n": 4}`,
+            `{"type": "MultiDiscrete", "nvec": [9, 9]}` or `{"type": "Box", "shape": [72, 96, 3], "dtype":
+            "uint8"}`, which is a picture; a Box of another type is a vector.
         action_space: the same for actions; `Discrete` only.
         decoder: configuration of the decoder, of any causal model of transformers, as an object or as a dict.
             A dict without `model_type` changes the default, a Llama of 4 layers and width 64.
@@ -53,6 +57,8 @@ class ADConfig(PreTrainedConfig):
         tokens_per_transition: 1 (previous action, previous reward and observation summed into one token) or
             3 (a token each, as in the paper's figure 3; four to five times dearer).
         label_smoothing: of the training loss, 0 to 1; the paper uses 0.2 in Dark Room Hard.
+        unordered_context: whether the context is a set of transitions behind the observation to act on, as in
+            the Decision-Pretrained Transformer (DPT; Lee et al. 2023, arXiv 2306.14892), and not a history.
 
     Raises:
         StrictDataclassError: around a ValueError, as for every configuration of transformers: if a space is
@@ -69,6 +75,7 @@ class ADConfig(PreTrainedConfig):
     context_length: int = 80
     tokens_per_transition: int = 1
     label_smoothing: float = 0.0
+    unordered_context: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.decoder, PreTrainedConfig):
@@ -89,12 +96,29 @@ class ADConfig(PreTrainedConfig):
         """A, the number of actions."""
         return int(self.action_space["n"])
 
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        space = self.observation_space
+        shapes = {BOX: space.get("shape", ()), MULTI_DISCRETE: (len(space.get("nvec", ())),)}
+        return tuple(shapes.get(space["type"], ()))
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether observations are pictures, (H, W, channels) uint8."""
+        return self.observation_space.get("dtype") == "uint8" and len(self.observation_shape) == 3
+
     def validate_spaces(self) -> None:
         """Refuse spaces that the model has no embedding or head for."""
-        if self.observation_space.get("type") not in (DISCRETE, MULTI_DISCRETE):
+        if self.observation_space.get("type") not in (DISCRETE, MULTI_DISCRETE, BOX):
             raise ValueError(
                 f"observation_space is {self.observation_space}, but the types supported are "
-                f"{DISCRETE!r} and {MULTI_DISCRETE!r}"
+                f"{DISCRETE!r}, {MULTI_DISCRETE!r} and {BOX!r}"
+            )
+        if self.sees_pictures and min(self.observation_shape[:2]) < 32:
+            raise ValueError(
+                f"observation_space is {self.observation_space}, but pictures have to have at least 32 x 32 "
+                "pixels: give smaller ones as a Box of float32"
             )
         if self.action_space.get("type") != DISCRETE:
             raise ValueError(f"action_space is {self.action_space}, but the type supported is {DISCRETE!r}")

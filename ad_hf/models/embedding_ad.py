@@ -6,11 +6,12 @@ B = windows or environments, L = transitions, A = actions, D = width.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import nn
 
-from .configuration_ad import DISCRETE, ADConfig
+from .configuration_ad import BOX, DISCRETE, ADConfig
 
 
 class DiscreteEmbedding(nn.Module):
@@ -36,6 +37,58 @@ class DiscreteEmbedding(nn.Module):
         return self.rows(observation + self.first_row).sum(dim=-2)
 
 
+class VectorEmbedding(nn.Module):
+    """Embeds Box observations that are no pictures, flat and as they are: scale them to about 1."""
+
+    def __init__(self, size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(size, hidden_size)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Vectors (B, L, D) of observations (B, L, ...)."""
+        return self.project(observation.flatten(2).to(self.project.weight.dtype))
+
+
+class PictureEmbedding(nn.Module):
+    """Embeds pictures by three convolutions, from 8 x 8 pixels on, and a layer over all places.
+
+    No pooling: where in the picture something stands is what tells where the agent is.
+    """
+
+    def __init__(self, shape: tuple[int, ...], hidden_size: int, channels: int = 32) -> None:
+        super().__init__()
+        height, width, colours = shape
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(colours, channels, kernel_size=8, stride=4),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, kernel_size=4, stride=2),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, kernel_size=3, stride=1, padding=1),
+            nn.GELU(),
+        )
+        places = 1
+        for size in (height, width):
+            places *= ((size - 8) // 4 + 1 - 4) // 2 + 1
+        self.project = nn.Linear(channels * places, hidden_size)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Vectors (B, L, D) of pictures (B, L, H, W, channels) uint8."""
+        pictures = observation.flatten(0, 1).permute(0, 3, 1, 2)  # stored by pixel, as convolutions like it
+        pictures = pictures.to(self.project.weight.dtype) / 255 - 0.5
+        features = self.convolutions(pictures).flatten(1)
+        return self.project(features).unflatten(0, observation.shape[:2])
+
+
+def observation_embedding(config: ADConfig) -> nn.Module:
+    """The embedding of the observations of a configuration's space."""
+    hidden_size = config.decoder.hidden_size
+    if config.sees_pictures:
+        return PictureEmbedding(config.observation_shape, hidden_size)
+    if config.observation_space["type"] == BOX:
+        return VectorEmbedding(math.prod(config.observation_shape), hidden_size)
+    return DiscreteEmbedding(config.observation_space, hidden_size)
+
+
 class ADEmbedding(nn.Module):
     """Turns L transitions into L or 3 L tokens.
 
@@ -50,7 +103,7 @@ class ADEmbedding(nn.Module):
         super().__init__()
         hidden_size = config.decoder.hidden_size
         self.tokens_per_transition = config.tokens_per_transition
-        self.observation = DiscreteEmbedding(config.observation_space, hidden_size)
+        self.observation = observation_embedding(config)
         self.action = nn.Embedding(config.num_actions + 1, hidden_size)
         self.reward = nn.Linear(1, hidden_size)
         self.episode_start = nn.Embedding(2, hidden_size)

@@ -112,15 +112,17 @@ class ADGenerationMixin:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}, but must be at least 1")
         device, num_actions = self.device, self.config.num_actions
-        nvec = self.config.observation_space.get("nvec")
-        observation_shape = () if nvec is None else (len(nvec),)
+        space = self.config.observation_space
+        seen = torch.zeros(
+            num_envs, W, *self.config.observation_shape, dtype=getattr(torch, space.get("dtype", "long"))
+        )
         num_tokens = W * self.config.tokens_per_transition
         causal = None
         if self._takes_mask():
             causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
         context = ADContext(
             tokens={
-                "observation": torch.zeros(num_envs, W, *observation_shape, dtype=torch.long, device=device),
+                "observation": seen.to(device),
                 "previous_action": torch.full((num_envs, W), num_actions, device=device),
                 "previous_reward": torch.zeros(num_envs, W, device=device),
                 "episode_start": torch.arange(W, device=device).repeat(num_envs, 1) == 0,
@@ -130,7 +132,7 @@ class ADGenerationMixin:
             encoded=0,
             action=torch.full((num_envs,), num_actions, device=device),
             cache=StaticCache(config=self.config.decoder, max_cache_len=num_tokens)
-            if self._takes_cache()
+            if self._takes_cache() and not self.config.unordered_context
             else None,
             causal=causal,
         )
@@ -306,6 +308,17 @@ class ADGenerationMixin:
         E = min(E, int(finished.min()))
         return ADGenerateOutput(episode_returns[:, :E], episode_lengths[:, :E], num_steps)
 
+    def _as_set(self, context: ADContext) -> dict[str, torch.Tensor]:
+        """The context as DPT takes it: the last observation in front, then all that has a predecessor."""
+        last = context.length - 1
+        blank = {"previous_action": self.config.num_actions, "previous_reward": 0.0, "episode_start": False}
+        tokens = {}
+        for name, values in context.tokens.items():
+            query = values[:, last : last + 1]
+            query = torch.full_like(query, blank[name]) if name in blank else query
+            tokens[name] = torch.cat([query, values[:, 1 : context.length]], dim=1)
+        return tokens
+
     def _encode(self, context: ADContext) -> torch.Tensor:
         """Bring the columns that the cache lacks into it; the logits (B, A) of the last."""
         k = self.config.tokens_per_transition
@@ -313,12 +326,17 @@ class ADGenerationMixin:
         position_ids = torch.arange(first, last, device=context.action.device)[None]
         mask = None
         if context.causal is not None:
-            mask = context.causal[None, None, first:last]
+            keys = None if context.cache is not None else last  # a static cache always has all
+            mask = context.causal[None, None, first:last, :keys]
             if context.is_real is not None:
-                is_real = context.is_real.repeat_interleave(k, dim=1)
-                mask = mask & is_real[:, None, None]
+                is_real = context.is_real.clone()
+                is_real[:, 0] |= self.config.unordered_context  # there stands the query
+                is_real = is_real.repeat_interleave(k, dim=1)
+                mask = mask & is_real[:, None, None, :keys]
                 position_ids = (is_real.cumsum(dim=1) - 1).clamp(min=0)[:, first:last]
         new = {name: values[:, context.encoded : context.length] for name, values in context.tokens.items()}
+        if self.config.unordered_context:
+            new = self._as_set(context)
         output = self.forward(
             **new,
             past_key_values=context.cache,
