@@ -29,19 +29,20 @@ REPEATS, MAX_REPEATS = "layer|block|depth|expert", 10_000  # settings that say h
 MAX_NUMBER = 2**31  # of any other setting of a decoder
 
 
-def load_model(path: str) -> ADModel:
+def load_model(path: str, folder: Path | None = None) -> ADModel:
     """Load a checkpoint onto the best device there is, ready to act.
 
     Neither code nor pickles of the checkpoint are used, nor anything it names outside of itself.
 
     Args:
         path: a folder, or a repository on the Hub, as `org/name` or `org/name@revision`.
+        folder: where its files are, if they have been fetched already.
 
     Raises:
         ValueError: if it holds no checkpoint of this kind, or one that is damaged or does not fit together.
         HubError: if there is no such folder or repository.
     """
-    folder = hub.folder_of(path)
+    folder = folder or hub.folder_of(path)
     if not (folder / "config.json").exists():
         raise ValueError(
             f"{path} holds no checkpoint (no config.json): train one with `ad-hf train --output {path}`"

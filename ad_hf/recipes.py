@@ -93,9 +93,7 @@ def dark_room() -> Recipe:
 
 
 def dark_room_hard() -> Recipe:
-    """Dark Room Hard: 289 cells, of which one pays, once per episode.
-
-    """
+    """Dark Room Hard: 289 cells, of which one pays, once per episode."""
     return Recipe(
         name="dark-room-hard",
         family={"name": "dark-room-hard"},
@@ -145,35 +143,56 @@ def adversarial_bandit() -> Recipe:
     )
 
 
+def watermaze() -> Recipe:
+    """Watermaze: a hidden platform, found by the pictures on the walls."""
+    return Recipe(
+        name="watermaze",
+        family={"name": "watermaze"},
+        collect=CollectSettings(
+            source="posterior-sampling",
+            num_episodes=20,
+            learners_per_task=2,
+            settings={"resample": "refuted"},
+        ),
+        model=ModelSettings(context_length=100, decoder={"intermediate_size": 128}),
+        train=TrainSettings(
+            updates=1200, batch_size=16, learning_rate=3e-3, weight_decay=0.1, mixed_precision="bf16"
+        ),
+        evaluate=EvaluateSettings(num_episodes=30, rollouts_per_task=2),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "dark-room": dark_room,
     "dark-room-hard": dark_room_hard,
     "dark-key-to-door": dark_key_to_door,
     "adversarial-bandit": adversarial_bandit,
+    "watermaze": watermaze,
 }
 
 
-def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str, changes: Sequence[str] = (), folder: Path | None = None) -> Recipe:
     """A named recipe, or the one saved beside a checkpoint, with some settings changed.
 
     Args:
         name: a name in `RECIPES`; or one in `TASK_FAMILIES`, whose settings nobody has chosen yet; or a
             folder or a repository on the Hub that holds a recipe.json.
         changes: "section.setting=value" each, the value as JSON or as bare text.
+        folder: where a model of this name has been fetched to already; None looks for it.
 
     Raises:
         ValueError: if there is no such recipe or setting, or a value does not suit its setting.
         HubError: if there is no such folder or repository.
     """
-    if name in RECIPES:
+    if folder is None and name in RECIPES:
         recipe = RECIPES[name]()
-    elif name in TASK_FAMILIES:
+    elif folder is None and name in TASK_FAMILIES:
         recipe = Recipe(name, {"name": name})
     else:
-        if not Path(name).is_dir() and not hub.is_reference(name):
+        if folder is None and not Path(name).is_dir() and not hub.is_reference(name):
             known = ", ".join(sorted({*RECIPES, *TASK_FAMILIES}))
             raise ValueError(f"{name!r} is neither an environment ({known}) nor a folder with a {RECIPE}")
-        saved = hub.folder_of(name) / RECIPE
+        saved = (folder or hub.folder_of(name)) / RECIPE
         if not saved.is_file():
             raise ValueError(f"{name} holds no {RECIPE}, which `ad-hf train` leaves beside a model")
         recipe = build_settings(Recipe, read_json(saved), "")

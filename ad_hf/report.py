@@ -38,6 +38,17 @@ def studied(report: dict[str, Any]) -> str:
     return report["protocol"].get("objective") or "ad"
 
 
+def _split(report: dict[str, Any]) -> str:
+    """Whose tasks were played."""
+    return report["protocol"].get("split", "test")
+
+
+def held_out(report: dict[str, Any]) -> str:
+    """What was played, in words."""
+    split = _split(report)
+    return "held-out tasks" if split == "test" else f"held-out tasks of the split {split!r}"
+
+
 def check_report(report: Any, place: str) -> None:
     """Refuse what is no report of `ad_hf.evaluation.evaluate`: it may come from somebody else.
 
@@ -59,6 +70,7 @@ def check_report(report: Any, place: str) -> None:
             and isinstance(protocol["rollouts_per_task"], int)
             and all(studied(report) in protocol[name] for name in ("parameters", "actions"))
             and {"settings"} <= protocol["source"].keys()
+            and re.fullmatch(r"[\w-]+", _split(report))
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         is_whole = False
@@ -103,7 +115,7 @@ def summary_text(report: dict[str, Any]) -> str:
     rows = summary_rows(report)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        f"{report['environment']}, {len(report['protocol']['test_tasks'])} held-out tasks: mean return",
+        f"{report['environment']}, {len(report['protocol']['test_tasks'])} {held_out(report)}: mean return",
         "",
     ]
     for name, *values in rows:
@@ -118,8 +130,9 @@ def _page(report: dict[str, Any]) -> str:
     lines = [
         f"# In-context reinforcement learning on {report['environment']}",
         "",
-        f"Frozen weights, {len(protocol['test_tasks'])} held-out tasks, {protocol['rollouts_per_task']} "
-        f"rollouts of {protocol['num_episodes']} episodes on each, every rollout from an empty context. "
+        f"Frozen weights, {len(protocol['test_tasks'])} {held_out(report)}, {protocol['rollouts_per_task']} "
+        f"rollouts of {protocol['num_episodes']} episodes on each, every rollout from an empty context"
+        f"{' but for those from a prompt' if 'prompted' in report['agents'] else ''}. "
         "Mean return per episode.",
         "",
         "![learning curves](learning_curves.png)",
@@ -193,7 +206,8 @@ def model_card(
     if report is not None:
         tenth = max(report["protocol"]["num_episodes"] // 10, 1)
         value = round(float(np.mean(report["agents"][studied(report)]["return_per_episode"][-tenth:])), 3)
-        name = f"mean return on held-out tasks, last {tenth} of {report['protocol']['num_episodes']} episodes"
+        num_episodes, split = report["protocol"]["num_episodes"], _split(report)
+        name = f"mean return on {held_out(report)}, last {tenth} of {num_episodes} episodes"
         results = [
             EvalResult(
                 task_type="reinforcement-learning",
@@ -201,14 +215,14 @@ def model_card(
                 dataset_type=dataset_id or report["environment"],
                 dataset_name=report["environment"],
                 dataset_config=family["name"],
-                dataset_split="test",
+                dataset_split=split,
                 dataset_revision=dataset_revision,
                 metric_type="mean_return",
                 metric_name=name,
                 metric_value=value,
             )
         ]
-        if dataset_id is not None:  # the Hub knows benchmarks by the id of a dataset
+        if dataset_id is not None and split == "test":  # the Hub knows benchmarks by the id of a dataset
             entries = [EvalResultEntry(dataset_id, family["name"], value, notes=name)]
     metadata = ModelCardData(
         license="apache-2.0",
@@ -220,7 +234,6 @@ def model_card(
         eval_results=results or None,
     )
     options = {key: value for key, value in family.items() if key != "name" and value is not None}
-    components = len(config["observation_space"].get("nvec", ()))
     card = make_card(
         "model_card.md",
         metadata,
@@ -231,15 +244,23 @@ def model_card(
         run=run,
         report=report,
         studied=studied(report) if report else None,
+        held_out=held_out(report) if report else None,
         config=config,
         family=", ".join([f'"{family["name"]}"', *(f"{key}={value!r}" for key, value in options.items())]),
-        observation=[0] * components if components else 0,
+        observation=_observation(config["observation_space"]),
         dataset=dataset,
         dataset_argument=shlex.quote(str(recipe["dataset"])),
         rows=_markdown(summary_rows(report)) if report else [],
         pace=_pace(report) if report and report["optimum"] is not None else [],
     )
     return card, result_file(entries) if entries else ""
+
+
+def _observation(space: dict[str, Any]) -> str:
+    """Python for what one environment may see, as a batch."""
+    if space["type"] == "Box":
+        return f"np.zeros({(1, *space['shape'])})"
+    return str([[0] * len(space["nvec"])] if "nvec" in space else [0])
 
 
 def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
@@ -272,10 +293,8 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
     axes.set_ylim(0, top * 1.06)
     axes.set_xlabel("episode in context")
     axes.set_ylabel("mean return")
-    tasks = len(report["protocol"]["test_tasks"])
-    axes.set_title(
-        f"{report['environment']}: {tasks} held-out tasks, frozen weights", loc="left", fontsize=12
-    )
+    title = f"{report['environment']}: {len(report['protocol']['test_tasks'])} {held_out(report)}"
+    axes.set_title(f"{title}, frozen weights", loc="left", fontsize=12)
     axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

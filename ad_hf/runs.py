@@ -308,6 +308,7 @@ def run_evaluate(
     settings: EvaluateSettings | None = None,
     on_progress: Callable[..., None] = lambda stage, done, total: None,
     output: Path | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """The stage from a model to a report; see `evaluate`. Its recipe names the tasks and the source.
 
@@ -317,10 +318,18 @@ def run_evaluate(
         settings: how to play; None is the recipe's.
         on_progress: called as `on_progress(stage, done, total)`.
         output: where the report is left for `load_evaluation`; None is beside the checkpoint.
+        folder: where the checkpoint's files are, if they have been fetched already.
+
+    Raises:
+        ValueError: as `evaluate`, and if expert distillation is to be compared with expert distillation.
+        HubError: if there is no such checkpoint.
     """
-    recipe = load_recipe(checkpoint)
-    agents = {recipe.objective: load_model(checkpoint)}
+    folder = folder or hub.folder_of(checkpoint)
+    recipe = load_recipe(checkpoint, folder=folder)
+    agents = {recipe.objective: load_model(checkpoint, folder)}
     if ed_checkpoint is not None:
+        if recipe.objective == "ed":
+            raise ValueError(f"{checkpoint} is expert distillation itself: evaluate it without --ed")
         agents["ed"] = load_model(ed_checkpoint)
     report = evaluate(
         agents,
@@ -376,19 +385,26 @@ def load_evaluation(checkpoint: str) -> dict[str, Any]:
     return report
 
 
-def load_task(checkpoint: str, params: Mapping[str, Any] | None) -> Task:
+def load_task(checkpoint: str, params: Mapping[str, Any] | None, folder: Path | None = None) -> Task:
     """A task of the environment that a checkpoint was trained on: with `params`, or its first held-out one.
+
+    Args:
+        checkpoint: a folder, or a repository on the Hub.
+        params: arguments of the environment; None takes the held-out task.
+        folder: where the checkpoint's files are, if they have been fetched already.
 
     Raises:
         ValueError: if the environment takes no such arguments.
     """
-    task = load_recipe(checkpoint).task_family()["test"][0]
-    if params is not None:
-        task = Task(task.env_id, params)
+    held_out = load_recipe(checkpoint, folder=folder).task_family()["test"][0]
+    task = held_out if params is None else Task(held_out.env_id, params)
     try:
         task.make(render_mode="ansi")
     except TypeError as error:
-        raise ValueError(f"{task.env_id} cannot be made with {dict(task.params)}: {error}") from error
+        raise ValueError(
+            f"{task.env_id} cannot be made with {dict(task.params)}: "
+            f"say what it takes, for example --task '{json.dumps(dict(held_out.params))}'"
+        ) from error
     return task
 
 

@@ -9,7 +9,6 @@ the machine counts less.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import statistics
@@ -25,17 +24,10 @@ from PIL import Image
 
 import ad_hf.envs  # noqa: F401 (registers the environments)
 
+K, STEPS, REPEATS = 64, 50, 9  # environments in the vector, their steps in a repeat, repeats
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--num-envs", type=int, default=64, help="rows of the vector environment")
-    parser.add_argument("--steps", type=int, default=50, help="steps of the vector environment in a repeat")
-    parser.add_argument("--repeats", type=int, default=9)
-    arguments = parser.parse_args()
-    K, steps = arguments.num_envs, arguments.steps
-
     envs: Any = gym.make_vec("ad_hf/Watermaze-v0", num_envs=K)
     env = gym.make("ad_hf/Watermaze-v0")
     envs.action_space.seed(0)
@@ -47,33 +39,32 @@ def main() -> None:
     pngs = [encode(frame) for frame in frames]
 
     def step_vector() -> None:
-        for _ in range(steps):
+        for _ in range(STEPS):
             envs.step(envs.action_space.sample())
 
     def step_single() -> None:
-        for _ in range(steps):
+        for _ in range(STEPS):
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
             if terminated or truncated:
                 env.reset()
 
     measured: dict[str, tuple[int, Callable[[], Any]]] = {  # name -> frames in a repeat, what is timed
-        f"step, {K} environments in a vector": (K * steps, step_vector),
-        "step, a single environment": (steps, step_single),
+        f"step, {K} environments in a vector": (K * STEPS, step_vector),
+        "step, a single environment": (STEPS, step_single),
         f"draw from poses, {K} at once": (K, lambda: envs.unwrapped.observe_recorded(poses)),
         "decode PNG": (K, lambda: [np.asarray(Image.open(io.BytesIO(png))) for png in pngs]),
         "encode PNG": (K, lambda: [encode(frame) for frame in frames]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in measured}
-    for _ in range(arguments.repeats):
+    for _ in range(REPEATS):
         for name, (_, run) in measured.items():
             started = time.process_time()
             run()
             seconds[name].append(time.process_time() - started)
     for name, (count, _) in measured.items():
         print(f"{name:36} {count / statistics.median(seconds[name]):8.0f} frames/s")
-    print(
-        f"bytes per step: pose {poses[0].nbytes}, PNG {sum(map(len, pngs)) / K:.0f}, raw {frames[0].nbytes}"
-    )
+    png_bytes = sum(map(len, pngs)) / K
+    print(f"bytes per step: pose {poses[0].nbytes}, PNG {png_bytes:.0f}, raw {frames[0].nbytes}")
 
 
 def encode(frame: np.ndarray) -> bytes:

@@ -141,8 +141,9 @@ def test_folders_of_the_same_name_are_not_mistaken_for_each_other(tmp_path: Path
 
 
 def counting_histories(observation: np.ndarray, action: np.ndarray) -> Histories:
-    """Three histories of 2, 3 and 1 ragged episodes; the reward is the number of the step, the expert's action
-    what was done six steps later.
+    """Three histories of 2, 3 and 1 ragged episodes; the expert does what is done six steps later.
+
+    The reward is the number of the step.
     """
     return Histories(
         observation=observation[:12],

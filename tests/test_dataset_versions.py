@@ -22,7 +22,7 @@ from ad_hf.histories import Histories
 from ad_hf.recipes import load_recipe
 from ad_hf.runs import run_train
 from ad_hf.streaming import open_stream
-from ad_hf.tasks import load_task_family
+from ad_hf.tasks import TaskFamily, load_task_family
 
 REPO = "org/ad-histories"
 FAMILY = load_task_family("dark-room")
@@ -148,23 +148,15 @@ def test_a_family_that_is_added_has_expert_actions_and_the_old_one_stays_without
 def test_an_old_dataset_is_trained_on_and_not_for_dpt(
     old: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    few = (*tiny, "train.updates=1", "train.checkpoint_every=0", "windows.episode_stride=1")
-    run_train(load_recipe("dark-room", few), str(old), tmp_path / "ad")
-    assert load_recipe(str(tmp_path / "ad")).collect == replace(
-        SETTINGS,
-        expert_actions=False,
-        settings=configs_of(load_card(old / "README.md"))["dark-room"]["settings"],
-    )
+    short = (*tiny, "train.updates=1", "train.checkpoint_every=0", "windows.episode_stride=1")
+    run_train(load_recipe("dark-room", short), str(old), tmp_path / "ad")
+    collected = load_recipe(str(tmp_path / "ad")).collect
+    assert replace(collected, settings={}) == replace(SETTINGS, expert_actions=False)
+    assert collected.settings["learning_rate"] == 0.5
+    dpt = load_recipe("dark-room", (*short, "objective=dpt"))
     for streaming in (False, True):
-        with pytest.raises(
-            ValueError, match=r"^DPT learns from the actions of an optimal policy, and [^\n]+$"
-        ):
-            run_train(
-                load_recipe("dark-room", (*few, "objective=dpt")),
-                str(old),
-                tmp_path / "dpt",
-                streaming=streaming,
-            )
+        with pytest.raises(ValueError, match=r"^DPT learns from the actions of an optimal policy, [^\n]+$"):
+            run_train(dpt, str(old), tmp_path / "dpt", streaming=streaming)
         assert not (tmp_path / "dpt").exists()
 
 
@@ -190,13 +182,14 @@ def test_a_collection_is_published_in_this_version(hub: LocalHub, old: Path, pla
 def test_a_repository_is_read_and_added_to(hub: LocalHub, old: Path, plain: Path, tmp_path: Path) -> None:
     hub.add_repo("dataset", REPO, contents(old))
     assert_same(load_histories(REPO, "dark-room"), load_histories(str(plain), "dark-room"))
-    collect_dataset(tmp_path / "new", HARD, replace(SETTINGS, num_episodes=1, lockstep=512))
+    corridor = TaskFamily("corridor", {"train": FAMILY["train"][:2], "test": FAMILY["test"][:1]})
+    collect_dataset(tmp_path / "new", corridor, SETTINGS)
     publish(tmp_path / "new", REPO)
     card = card_on(hub)
     assert card.data.ad_hf["format_version"] == "1.2"
     assert [noted["complete"] for noted in configs_of(card).values()] == [True, True]
     assert [entry["config_name"] for entry in card.data.configs if entry.get("default")] == ["dark-room"]
     assert load_histories(REPO, "dark-room").expert_action is None
-    assert load_histories(REPO, "dark-room-hard").expert_action is not None
-    for config, rows in (("dark-room", (195, 48)), ("dark-room-hard", (231, 58))):
+    assert load_histories(REPO, "corridor").expert_action is not None
+    for config, rows in (("dark-room", (195, 48)), ("corridor", (6, 3))):
         assert tuple(datasets.load_dataset(REPO, config).num_rows.values()) == rows

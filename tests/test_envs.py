@@ -28,6 +28,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"size": 3, "reward_once": True, "start": "random"},
     ],
     "ad_hf/DarkRoomHard-v0": [{"size": 3, "start": "random", "horizon": 5}],
+    "ad_hf/DarkKeyToDoor-v0": [
+        {"key": (4, 5), "door": (4, 5), "start": "center", "horizon": 40},
+        {"size": 3, "terminate_at_door": True, "horizon": 30},
+        {"size": 3, "door_pays_every_step": True, "start": (0, 2), "horizon": 7},
+    ],
+    "ad_hf/AdversarialBandit-v0": [{"means": [0.2, 0.9, 0.5]}, {"horizon": 7}],
+    "ad_hf/Watermaze-v0": [{"platform": (100.0, 0.0), "start": "rim"}, {"step_seconds": 1.0, "horizon": 9}],
 }
 CASES = [
     pytest.param(env_id, kwargs, id=f"{env_id.removeprefix('ad_hf/')}-{kwargs}")
@@ -115,7 +122,7 @@ def test_a_native_vector_environment_equals_single_environments(
         if mode == AutoresetMode.DISABLED and done.any():
             assert_same(*(envs.reset(options={"reset_mask": done.copy()}) for envs in both))
     assert (num_ended > 0).all()
-    if kwargs.get("terminate_on_goal"):
+    if kwargs.get("terminate_on_goal") or kwargs.get("terminate_at_door"):
         assert len(set(num_ended)) > 1, "no ragged episodes: the test has lost its point"
 
 

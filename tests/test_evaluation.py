@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from ad_hf.evaluation import (
     bootstrap_interval,
     evaluate,
     history_prompt,
+    history_prompts,
     in_context_returns,
     source_returns,
 )
-from ad_hf.histories import collect
+from ad_hf.histories import Histories, collect
 from ad_hf.loading import load_model
-from ad_hf.models import ADConfig, ADModel
-from ad_hf.tasks import TaskFamily, load_task_family, make_vec
+from ad_hf.models import ADConfig, ADContext, ADModel
+from ad_hf.tasks import Task, TaskFamily, load_task_family, make_vec
 
 DECODER = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
 SETTINGS = EvaluateSettings(num_episodes=3, rollouts_per_task=2, bootstrap_samples=20)
@@ -308,3 +310,139 @@ def test_a_model_goes_on_from_a_prompt(model: ADModel, family: TaskFamily, datas
     prompt = history_prompt(load_histories(str(dataset_folder), "dark-room"), 0, 40)
     envs = make_vec(family["test"])
     assert model.generate(envs, num_episodes=2, seed=0, prompt=prompt).episode_returns.shape == (3, 2)
+
+
+# Other splits
+
+
+def test_other_held_out_splits_can_be_played_but_not_what_was_trained_on(
+    model: ADModel, family: TaskFamily
+) -> None:
+    corner, *rest = family["train"]
+    whole = TaskFamily("dark-room", {"train": tuple(rest), "test": family["test"], "corner": (corner,)})
+    report = evaluate({"ad": model}, whole, "q-learning", 3, {}, replace(SETTINGS, split="corner"))
+    assert report["protocol"]["test_tasks"] == [dict(corner.params)]
+    assert report["protocol"]["split"] == "corner"
+    x, y = corner.params["goal"]
+    assert report["optimum"] == 21 - max(1, abs(x - 4) + abs(y - 4))
+    with pytest.raises(ValueError, match="the split 'train' was trained on: choose another, for example"):
+        evaluate({"ad": model}, whole, "q-learning", 3, {}, replace(SETTINGS, split="train"))
+    with pytest.raises(ValueError, match=r"no split 'even': choose one of \['train', 'test', 'corner'\]"):
+        evaluate({"ad": model}, whole, "q-learning", 3, {}, replace(SETTINGS, split="even"))
+
+
+@pytest.mark.parametrize("objective", ["ed", "dpt"])
+def test_a_report_is_about_the_first_agent(objective: str, model: ADModel, family: TaskFamily) -> None:
+    report = evaluate({objective: model}, family, "q-learning", 3, {}, SETTINGS)
+    assert report["protocol"]["objective"] == objective
+    assert report["agents"].keys() == {objective, "source", "random", "posterior_sampling"}
+    assert report["protocol"]["parameters"].keys() == {objective}
+
+
+# Prompts from the way of a history
+
+
+def climbing_histories(num_histories: int = 3, num_episodes: int = 40, seed: int = 0) -> Histories:
+    """Ragged episodes of noisy, rising returns; an observation is the number of its step."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 6, size=num_histories * num_episodes)
+    ends = np.cumsum(lengths)
+    climb = np.linspace(0, [[10.0], [6.0], [3.0]], num_episodes, axis=1)[:num_histories, :, 0]  # (N, E)
+    reward = np.zeros(ends[-1], dtype=np.float32)
+    reward[ends - 1] = (climb + rng.normal(size=climb.shape)).ravel()
+    steps = np.arange(ends[-1])
+    return Histories(
+        observation=steps,
+        action=steps % 5,
+        reward=reward,
+        final_observation=ends,
+        terminated=np.ones(len(ends), dtype=bool),
+        truncated=np.zeros(len(ends), dtype=bool),
+        episode_offsets=np.concatenate([[0], ends]),
+        history_offsets=np.arange(num_histories + 1) * num_episodes,
+        tasks=tuple(Task("ad_hf/DarkRoom-v0", {"goal": [0, n]}) for n in range(num_histories)),
+    )
+
+
+def first_reached(returns: np.ndarray, level: float) -> int:
+    """Episodes of one history up to where the mean over a twentieth of it is high enough, or highest."""
+    width = len(returns) // 20
+    means = {end: returns[end - width : end].mean() for end in range(width, len(returns) + 1)}
+    enough = [end for end, mean in means.items() if mean >= level]
+    return enough[0] if enough else max(means, key=lambda end: means[end])
+
+
+@pytest.mark.parametrize("level", [3.0, 5.0, 8.0, 99.0])
+def test_prompts_end_with_the_episode_at_which_their_history_is_first_that_good(level: float) -> None:
+    histories, L = climbing_histories(), 12
+    prompts = history_prompts(histories, level, L)
+    assert {values.shape for values in prompts.values()} == {(3, L)}
+    for n, returns in enumerate(histories.return_matrix()):
+        end = histories.episode_offsets[40 * n + first_reached(returns, level)]
+        steps = np.arange(end - L, end)
+        np.testing.assert_array_equal(prompts["observation"][n], steps)
+        np.testing.assert_array_equal(prompts["action"][n], steps % 5)
+        np.testing.assert_array_equal(prompts["reward"][n], histories.reward[steps])
+        np.testing.assert_array_equal(prompts["episode_start"][n], np.isin(steps, histories.episode_offsets))
+    reached = [first_reached(returns, level) for returns in histories.return_matrix()]
+    assert reached != sorted(reached, reverse=True) or level == 99, "the histories have lost their point"
+
+
+def test_a_prompt_from_early_on_goes_on_until_it_is_long_enough_to_an_episodes_end() -> None:
+    histories = climbing_histories()
+    for L in (1, 20, 50):
+        prompts = history_prompts(histories, -99.0, L)  # a level that the first two episodes reach
+        for n in range(3):
+            start, last = histories.episode_offsets[40 * n], int(prompts["observation"][n, -1])
+            assert last + 1 in histories.episode_offsets
+            assert prompts["observation"][n].tolist() == list(range(last + 1 - L, last + 1))
+            earliest = max(start + L, histories.episode_offsets[40 * n + 2])
+            assert last + 1 == min(end for end in histories.episode_offsets if end >= earliest)
+
+
+def test_a_prompt_may_be_a_whole_history_but_no_more() -> None:
+    histories = climbing_histories(num_histories=1)
+    whole = len(histories.action)
+    assert history_prompts(histories, 1.0, whole)["observation"].tolist() == [list(range(whole))]
+    for each in (histories, climbing_histories()):  # where another one follows, too
+        with pytest.raises(ValueError, match=r"a prompt has \d+ transitions, but a history has fewer"):
+            history_prompts(each, 1.0, len(each.action) if len(each) > 1 else whole + 1)
+
+
+class CopyCat(ADModel):
+    """Does what was last done on the same observation, and anything where that is not in its context."""
+
+    def next_action_logits(self, context: ADContext, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = torch.zeros_like(super().next_action_logits(context, *args, **kwargs))
+        seen, done = context.transitions()["observation"], context.transitions()["previous_action"]
+        for row, column in zip(*(seen[:, :-1] == seen[:, -1:]).all(dim=2).nonzero().T.tolist(), strict=True):
+            logits[row] = 0
+            logits[row, done[row, column + 1]] = 99
+        return logits
+
+
+def test_a_model_that_copies_starts_where_its_prompt_ends(family: TaskFamily) -> None:
+    model = CopyCat(ADConfig(context_length=80, decoder=DECODER)).eval()
+    settings = EvaluateSettings(num_episodes=2, rollouts_per_task=2, bootstrap_samples=20, prompt=1.0)
+    calls: list[str] = []
+
+    def play(epsilon: float) -> dict[str, Any]:
+        noise = {"epsilon_start": epsilon, "epsilon_end": 0.0}
+        return evaluate(
+            {"ad": model}, family, "noise", 20, noise, settings, lambda stage, *_: calls.append(stage)
+        )
+
+    skilled = play(epsilon=1.0)
+    assert "ad from prompts" in calls
+    assert skilled["protocol"]["prompt"] == 1.0
+    assert skilled["agents"]["prompted"]["return_per_episode"] == [skilled["optimum"]] * 2
+    assert skilled["agents"]["ad"]["return_per_episode"][0] < skilled["optimum"] / 2
+    unprompted = evaluate({"ad": model}, family, "noise", 20, {}, replace(settings, prompt=0.0))
+    assert "prompted" not in unprompted["agents"]
+    assert unprompted["agents"]["ad"] == skilled["agents"]["ad"]
+
+
+@pytest.mark.parametrize("prompt", [-0.1, 1.1])
+def test_a_prompt_is_a_share_of_the_optimum(prompt: float) -> None:
+    with pytest.raises(ValueError, match=f"prompt is {prompt}, but must be a share of the optimum, from 0"):
+        EvaluateSettings(prompt=prompt)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 CODE = {path.name for path in (ROOT / "ad_hf/models").glob("[!_]*.py")}
 
 
-def run_python(code: str, *arguments: Path, cwd: Path) -> str:
+def run_python(code: str, *arguments: Path | str, cwd: Path) -> str:
     """Run code in a fresh interpreter that finds ad_hf; what it printed.
 
     Folders of Hugging Face go to `cwd`.
@@ -46,8 +47,10 @@ def run_python(code: str, *arguments: Path, cwd: Path) -> str:
 def live(model: ADModel) -> torch.Tensor:
     """Logits (steps, B, A) of some life, several contexts long."""
     context, logits = model.start(2), []
+    contrast = 28 if model.config.sees_pictures else 1
     for step in range(20):
-        observation = torch.tensor([[step % 9, 3], [4, step % 7]])
+        observation = context.tokens["observation"][:, 0].clone()
+        observation[0], observation[1] = step % 9 * contrast, step % 7 * contrast
         reward = torch.tensor([step % 3, 0.5])
         logits.append(model.next_action_logits(context, observation, reward))
         context.action[:] = step % 5
@@ -55,14 +58,28 @@ def live(model: ADModel) -> torch.Tensor:
     return torch.stack(logits)
 
 
+MODELS: dict[str, dict[str, Any]] = {
+    "cells": {},
+    "pictures": {"observation_space": {"type": "Box", "shape": [40, 36, 3], "dtype": "uint8"}},
+    "sets": {"unordered_context": True},
+}
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint."""
-    path = tmp_path_factory.mktemp("loading") / "model"
-    model = lively_model(context_length=7)
-    model.generation_config.num_episodes = 3
-    model.save_pretrained(path)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of checkpoints."""
+    path = tmp_path_factory.mktemp("loading")
+    for name, settings in MODELS.items():
+        model = lively_model(context_length=7, **settings)
+        model.generation_config.num_episodes = 3
+        model.save_pretrained(path / name)
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(folders: Path) -> Path:
+    """A checkpoint."""
+    return folders / "cells"
 
 
 # Where ad_hf is installed
@@ -129,9 +146,8 @@ def test_a_checkpoint_carries_all_its_code(folder):
         assert (folder / name).read_text() == (ROOT / "ad_hf/models" / name).read_text()
 
 
-def test_a_checkpoint_lives_without_ad_hf_and_gymnasium(folder, tmp_path):
-    # Saved from there it is whole again, code included.
-    again, logits = tmp_path / "again", tmp_path / "logits.safetensors"
+def test_checkpoints_live_without_ad_hf_and_gymnasium(folders, tmp_path):
+    # Saved from there they are whole again, code included.
     before = """
 import sys
 sys.modules |= dict.fromkeys(["ad_hf", "gymnasium"])  # makes their import fail, also where they are installed
@@ -141,21 +157,23 @@ from transformers import AutoModel
 
 """
     after = """
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert type(model).__module__.startswith("transformers_modules."), type(model)
-assert type(model.generation_config).__name__ == "ADGenerationConfig"
-assert model.generation_config.num_episodes == 3
-model.save_pretrained(sys.argv[2])
-again = AutoModel.from_pretrained(sys.argv[2], trust_remote_code=True)
-assert type(again).__module__ != type(model).__module__
-save_file({"first": live(model), "again": live(again)}, sys.argv[3])
+for name in sys.argv[3:]:
+    model = AutoModel.from_pretrained(f"{sys.argv[1]}/{name}", trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    assert type(model.generation_config).__name__ == "ADGenerationConfig"
+    assert model.generation_config.num_episodes == 3
+    model.save_pretrained(f"{sys.argv[2]}/{name}-again")
+    again = AutoModel.from_pretrained(f"{sys.argv[2]}/{name}-again", trust_remote_code=True)
+    assert type(again).__module__ != type(model).__module__
+    save_file({"first": live(model), "again": live(again)}, f"{sys.argv[2]}/{name}.safetensors")
 """
     source = inspect.getsource(live).replace("ADModel", "object")
-    run_python(before + source + after, folder, again, logits, cwd=tmp_path)
-    wanted = live(lively_model(context_length=7))
-    for name, values in load_file(logits).items():
-        assert_close(values, wanted, atol=1e-6)
-        assert values.shape == (20, 2, 5), name
-    assert {path.name: path.stat().st_size for path in again.glob("*.py")} == {
-        path.name: path.stat().st_size for path in folder.glob("*.py")
-    }
+    run_python(before + source + after, folders, tmp_path, *MODELS, cwd=tmp_path)
+    for name, settings in MODELS.items():
+        wanted = live(lively_model(context_length=7, **settings))
+        for values in load_file(tmp_path / f"{name}.safetensors").values():
+            assert_close(values, wanted, atol=1e-6)
+            assert values.shape == (20, 2, 5), name
+        assert {path.name: path.stat().st_size for path in tmp_path.glob(f"{name}-again/*.py")} == {
+            path.name: path.stat().st_size for path in folders.glob(f"{name}/*.py")
+        }

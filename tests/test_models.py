@@ -5,10 +5,12 @@ B = windows, L = transitions, W = the longest context in transitions, A = action
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -40,6 +42,7 @@ DECODERS: dict[str, dict[str, Any]] = {
         "window_size": 4,
     },
 }
+LINEAR = re.compile(r"reward|project|convolutions")  # in an embedding
 PLAIN = ("llama", "opt", "gpt2", "qwen3")  # attend to the whole context, in every implementation
 
 
@@ -50,22 +53,33 @@ def lively_model(decoder: str = "llama", seed: int = 0, **settings: Any) -> ADMo
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                looked_up = name.startswith("embedding.") and "reward" not in name
-                weight.normal_(0, 1 if looked_up else weight.shape[-1] ** -0.5, generator=generator)
+                looked_up = name.startswith("embedding.") and not LINEAR.search(name)
+                convolves = 2 if weight.ndim == 4 else 1  # what GELU takes away
+                scale = 1 if looked_up else convolves * weight[0].numel() ** -0.5
+                weight.normal_(0, scale, generator=generator)
     return model
+
+
+def random_observations(model: ADModel, *shape: int, generator: torch.Generator) -> torch.Tensor:
+    """Any observations (*shape, ...) of a model's space."""
+    space = model.config.observation_space
+    if space["type"] == "Box":
+        sizes = torch.full(space["shape"], 256.0 if space["dtype"] == "uint8" else 1.0)
+    else:
+        sizes = torch.tensor(space.get("nvec") or space["n"])
+    draws = torch.rand(*shape, *sizes.shape, generator=generator) * sizes
+    return draws.to(getattr(torch, space.get("dtype", "long")))
 
 
 def random_windows(model: ADModel, batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Inputs of `ADModel.forward`, as windows of a history: the action before t is the label of t - 1."""
     A, generator = model.config.num_actions, torch.Generator().manual_seed(seed)
-    space = model.config.observation_space
-    sizes = torch.tensor(space.get("nvec") or space["n"])
     actions = torch.randint(A, (batch_size, length), generator=generator)
-    draws = torch.rand(batch_size, length, *sizes.shape, generator=generator)
+    observations = random_observations(model, batch_size, length, generator=generator)
     rewards = torch.rand(batch_size, length, generator=generator)
     rewards[:, 0] = 0
     return {
-        "observation": (draws * sizes).long(),
+        "observation": observations,
         "previous_action": torch.cat([torch.full((batch_size, 1), A), actions[:, :-1]], dim=1),
         "previous_reward": rewards,
         "episode_start": torch.rand(batch_size, length, generator=generator) < 0.2,
@@ -108,7 +122,7 @@ def test_positions_that_were_asked_for_are_kept(name):
         ({"context_length": 1}, "context_length is 1 transitions, but must be at least 2"),
         ({"tokens_per_transition": 2}, "tokens_per_transition is 2, but must be 1 or 3"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0, but must be from 0"),
-        ({"observation_space": {"type": "Box"}}, "observation_space is .*'Box'.* supported .*MultiDiscrete"),
+        ({"observation_space": {"type": "Text"}}, "observation_space is .*'Text'.* supported .*'Box'"),
         ({"action_space": {"type": "Box"}}, "action_space is .*'Box'.* supported is 'Discrete'"),
         (
             {"decoder": {"max_position_embeddings": 79}},
@@ -130,6 +144,11 @@ def test_what_cannot_be_built_is_refused_with_the_way_out(settings, complaint):
     [
         (spaces.Discrete(4), {"type": "Discrete", "n": 4}),
         (spaces.MultiDiscrete([9, 7]), {"type": "MultiDiscrete", "nvec": [9, 7]}),
+        (spaces.Box(0, 1, (2, 3)), {"type": "Box", "shape": [2, 3], "dtype": "float32"}),
+        (
+            spaces.Box(0, 255, (72, 96, 3), np.uint8),
+            {"type": "Box", "shape": [72, 96, 3], "dtype": "uint8"},
+        ),
     ],
 )
 def test_spaces_are_stored_as_json(space, stored):
@@ -142,11 +161,11 @@ def test_spaces_are_stored_as_json(space, stored):
         spaces.Discrete(4, start=1),
         spaces.MultiDiscrete([4, 4], start=[0, 1]),
         spaces.MultiDiscrete([[2, 2], [2, 2]]),
-        spaces.Box(0, 1, (2,)),
+        spaces.Text(3),
     ],
 )
 def test_spaces_without_an_embedding_are_refused(space):
-    with pytest.raises(ValueError, match="takes Discrete and flat MultiDiscrete spaces"):
+    with pytest.raises(ValueError, match=r"takes Discrete and flat MultiDiscrete spaces .* and Box"):
         space_to_json(space)
 
 

@@ -27,8 +27,6 @@ LEARNERS = ["q-learning", "a2c", "dqn"]  # sources that learn, and from rewards 
 
 # Episodes in which a source has to climb from random to nearly optimal, where it is not 300.
 NUM_EPISODES = {"a2c": 200, "posterior-sampling": 60, "noise": 60}
-# Sources that draw for all rows when one is rewarded: no row learns of another, but its luck changes.
-SHARED_DRAWS = {"posterior-sampling"}
 
 
 def goal_task(x: int, y: int, **params: Any) -> Task:
@@ -77,7 +75,7 @@ def test_a_seed_repeats_a_history_and_another_does_not(name: str, start: str) ->
     assert (first.action != other.action).any()
 
 
-@pytest.mark.parametrize("name", sorted({*IN_ROOMS} - SHARED_DRAWS))
+@pytest.mark.parametrize("name", IN_ROOMS)
 def test_a_learner_does_not_notice_its_neighbours(name: str) -> None:
     # The row in the middle meets rewards at once in the first run and late in the second.
     runs = [

@@ -39,7 +39,7 @@ CARD = "---\nad_hf:\n  format_version: '{}'\n---\n"
 
 
 def counting_histories(first: int, number: int) -> Histories:
-    """Reward, observation and the expert's action are history * 1000 + step: they say where they came from."""
+    """Reward, observation and expert action are history * 1000 + step: values say where they came from."""
     episodes = [3 + history % 7 for history in range(first, first + number)]
     lengths = [np.arange(count) % 4 + 1 for count in episodes]
     value = np.concatenate([1000 * (first + n) + np.arange(sum(steps)) for n, steps in enumerate(lengths)])
@@ -251,6 +251,7 @@ def test_a_position_survives_json(pool: HistoryPool) -> None:
 
 def left_behind(threads: set[threading.Thread]) -> tuple[list[str], set[threading.Thread]]:
     """The shards that are open, and the threads that have been started since."""
+    gc.collect()  # what earlier tests have left
     links = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
     return [link for link in links if link.endswith(".parquet")], set(threading.enumerate()) - threads
 

@@ -34,7 +34,10 @@ SHORTEST = {"even": 28, "ragged": 27}  # steps of the shortest history
 
 
 def counting_histories(lengths: list[list[int]]) -> Histories:
-    """Observation and reward are history * 1000 + step, so that every value says where it came from."""
+    """Observation and reward are history * 1000 + step, so that every value says where it came from.
+
+    So does the expert's action, which is half a million more.
+    """
     episodes = [length for history in lengths for length in history]
     value = np.concatenate([1000 * n + np.arange(sum(history)) for n, history in enumerate(lengths)])
     ends = np.concatenate([[0], np.cumsum(episodes)])
@@ -48,6 +51,7 @@ def counting_histories(lengths: list[list[int]]) -> Histories:
         episode_offsets=ends,
         history_offsets=np.concatenate([[0], np.cumsum([len(history) for history in lengths])]),
         tasks=tuple(Task("counting", {"history": n}) for n in range(len(lengths))),
+        expert_action=value + 500_000,
     )
 
 
@@ -376,6 +380,7 @@ def test_the_expert_part_is_the_last_share_of_every_history(kind: str, share: fl
     np.testing.assert_array_equal(part.observation, np.concatenate(values))
     np.testing.assert_array_equal(part.reward, part.observation)
     np.testing.assert_array_equal(part.action, part.observation % NUM_ACTIONS)
+    np.testing.assert_array_equal(part.expert_action, part.observation + 500_000)
     np.testing.assert_array_equal(np.diff(part.episode_offsets), np.concatenate(kept))
     np.testing.assert_array_equal(np.diff(part.history_offsets), [len(last) for last in kept])
     np.testing.assert_array_equal(part.final_observation, part.observation[part.episode_offsets[1:] - 1] + 1)
@@ -383,6 +388,10 @@ def test_the_expert_part_is_the_last_share_of_every_history(kind: str, share: fl
     np.testing.assert_array_equal(part.terminated, whole.terminated[last_rows])
     np.testing.assert_array_equal(part.truncated, whole.truncated[last_rows])
     assert part.tasks == whole.tasks
+
+
+def test_the_expert_part_of_histories_without_expert_actions_has_none_either() -> None:
+    assert expert_part(replace(counting_histories(EVEN), expert_action=None), 0.5).expert_action is None
 
 
 def test_windows_of_the_expert_part_show_nothing_earlier() -> None:
@@ -422,6 +431,8 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
         ("token_mask", -0.1, "from 0 up to, not including, 1"),
         ("expert_share", 0.0, "above 0 and at most 1"),
         ("expert_share", 1.5, "above 0 and at most 1"),
+        ("improvement_weight", -0.1, "at least 0"),
+        ("stability_weight", -1.0, "at least 0"),
         ("pool", 15, "at least 16"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -218,7 +219,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Play every held-out task with frozen weights, beside the source, expert distillation, the optimum."""
-    from ad_hf.hub import HubError
+    from ad_hf.hub import HubError, folder_of
     from ad_hf.recipes import load_recipe
     from ad_hf.report import summary_text
     from ad_hf.runs import run_evaluate, train_expert_distillation
@@ -230,7 +231,8 @@ def evaluate(
         "evaluate.split": split,
         "evaluate.prompt": prompt,
     }
-    recipe = load_recipe(checkpoint, _changes(flags, None))
+    folder = folder_of(checkpoint)
+    recipe = load_recipe(checkpoint, _changes(flags, None), folder)
     output = output or own_folder(checkpoint)
     if ed is None and not no_ed and recipe.objective != "ed":
         ed = str(output / "ed")
@@ -249,7 +251,7 @@ def evaluate(
         def show(stage: str, done: int, total: int) -> None:
             update(done, total, stage)
 
-        report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, show, output)
+        report = run_evaluate(checkpoint, None if no_ed else ed, recipe.evaluate, show, output, folder)
     typer.echo(json.dumps(report) if as_json else summary_text(report))
     say(f"next: ad-hf report {output} --output runs/report")
 
@@ -274,7 +276,7 @@ def report(
 
 @command("""
 ad-hf generate runs/model --goal 7,2
-ad-hf generate runs/model --task '{"goal": [0, 8]}' --num-episodes 60
+ad-hf generate runs/model --task '{"key": [0, 8], "door": [7, 2]}'
 ad-hf generate runs/model --goal 7,2 --json | jq .return
 ad-hf generate org/ad-darkroom --goal 7,2
 """)
@@ -295,12 +297,14 @@ def generate(
 ) -> None:
     """Watch a frozen model learn a task in its context, episode by episode."""
     from ad_hf.evaluation import optimal_return
+    from ad_hf.hub import folder_of
     from ad_hf.loading import load_model
     from ad_hf.report import watch
     from ad_hf.runs import load_task
 
-    chosen = load_task(checkpoint, _task_params(goal, task))
-    model = load_model(checkpoint)
+    folder = folder_of(checkpoint)
+    chosen = load_task(checkpoint, _task_params(goal, task), folder)
+    model = load_model(checkpoint, folder)
     best = optimal_return([chosen]) or 1e-9  # the full length of a bar
     symbols = chosen.make().metadata.get("action_symbols", "0123456789")
     live = None
@@ -323,6 +327,8 @@ def generate(
         bar = "█" * round(20 * episode["return"] / best)
         walk = "".join(symbols[action] for action in episode["actions"])
         line = f"episode {episode['episode'] + 1:3}  return {episode['return']:5.1f}  {bar:20}  {walk}"
+        if sys.stdout.isatty():
+            line = _cut(line, shutil.get_terminal_size().columns)
         if live is None:
             typer.echo(line)
         else:
@@ -331,6 +337,11 @@ def generate(
     with live or contextlib.nullcontext():
         watch(model, chosen, num_episodes, temperature, seed, show_step, show_episode)
     say(f"{chosen.env_id} with {json.dumps(dict(chosen.params))}; the weights never changed")
+
+
+def _cut(line: str, columns: int) -> str:
+    """A line that fits a terminal; what is cut off shows as dots."""
+    return line if len(line) <= columns else f"{line[: columns - 1]}…"
 
 
 def own_folder(name: str) -> Path:

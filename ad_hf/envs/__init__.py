@@ -19,9 +19,7 @@ def register_environments() -> None:
     for env_id, (place, kwargs) in ENVIRONMENTS.items():
         if env_id not in registry:
             place = f"ad_hf.envs.{place}"
-            register(
-                env_id, entry_point=f"{place}Env", vector_entry_point=f"{place}VectorEnv", kwargs=kwargs
-            )
+            register(env_id, entry_point=f"{place}Env", vector_entry_point=f"{place}VectorEnv", kwargs=kwargs)
 
 
 register_environments()

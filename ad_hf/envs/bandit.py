@@ -158,7 +158,7 @@ class AdversarialBanditEnv(SingleEnv):
     | Observation space | `Discrete(1)`: always 0 |
     | Reward | 1 with the probability that is the arm's mean, else 0 |
     | Episode | one pull, then it terminates; with `horizon=100` the paper's 100 pulls |
-    | Optimal return | 0.834 a pull on average over the bandits that formula "G" draws; a random one is 0.25 |
+    | Optimal return | 0.831 a pull on average over the bandits that formula "G" draws; a random one is 0.25 |
 
     An episode is one pull, so that a learning history of 100 episodes is the paper's 100 pulls and a learning
     curve has a point for each. The arguments are those of `AdversarialBanditVectorEnv`.

@@ -224,9 +224,9 @@ class WatermazeVectorEnv(LockstepVectorEnv):
 class WatermazeEnv(SingleEnv):
     """A round pool with a hidden platform, in the first person (Laskin et al. 2022, section 4.1).
 
-    Morris' water maze with the geometry of DeepMind Lab's: a polygon of 16 walls, 760 units from the centre,
-    with pictures on every other one, and a platform of radius 64 under water. The agent has to find it, to
-    remember where it was between the pictures, and to be there sooner in later episodes.
+    Morris' water maze with the geometry of the level in DeepMind Lab: 16 walls, 760 units from the centre,
+    with pictures of our own on every other one, and a platform of radius 64 under water. The agent has to
+    find it, to remember where it was between the pictures, and to be there sooner in later episodes.
 
     | | |
     |---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 DISCRETE, MULTI_DISCRETE, BOX = "Discrete", "MultiDiscrete", "Box"
+NUMBERS = r"bool|u?int(8|16|32|64)|float(16|32|64)"  # the types of a Box
 
 # The decoder where none is named: large enough for every grid world of the paper, small enough for a laptop.
 DEFAULT_DECODER: dict[str, Any] = {
@@ -115,6 +117,11 @@ class ADConfig(PreTrainedConfig):
                 f"observation_space is {self.observation_space}, but the types supported are "
                 f"{DISCRETE!r}, {MULTI_DISCRETE!r} and {BOX!r}"
             )
+        if self.observation_space["type"] == BOX and not _is_box(self.observation_space):
+            raise ValueError(
+                f"observation_space is {self.observation_space}, but a {BOX} has a shape and a dtype, for "
+                f'example {{"type": "{BOX}", "shape": [4], "dtype": "float32"}}'
+            )
         if self.sees_pictures and min(self.observation_shape[:2]) < 32:
             raise ValueError(
                 f"observation_space is {self.observation_space}, but pictures have to have at least 32 x 32 "
@@ -140,6 +147,13 @@ class ADConfig(PreTrainedConfig):
                 f"context_length of {self.context_length} transitions is {tokens} tokens, but the decoder "
                 f"has {positions} positions: set max_position_embeddings={tokens} in its configuration"
             )
+
+
+def _is_box(space: dict) -> bool:
+    """Whether a space says all that is to be known of a Box."""
+    shape, dtype = space.get("shape"), space.get("dtype")
+    sizes = isinstance(shape, list | tuple) and all(type(size) is int and size > 0 for size in shape)
+    return sizes and isinstance(dtype, str) and re.fullmatch(NUMBERS, dtype) is not None
 
 
 class ADGenerationConfig(GenerationConfig):

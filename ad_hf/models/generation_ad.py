@@ -308,8 +308,12 @@ class ADGenerationMixin:
         E = min(E, int(finished.min()))
         return ADGenerateOutput(episode_returns[:, :E], episode_lengths[:, :E], num_steps)
 
-    def _as_set(self, context: ADContext) -> dict[str, torch.Tensor]:
-        """The context as DPT takes it: the last observation in front, then all that has a predecessor."""
+    def _as_set(self, context: ADContext) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """The context as DPT takes it: the last observation in front, then all that has a predecessor.
+
+        Returns:
+            The tokens, each (B, length, ...), and which of them are real, (B, W); None where all are.
+        """
         last = context.length - 1
         blank = {"previous_action": self.config.num_actions, "previous_reward": 0.0, "episode_start": False}
         tokens = {}
@@ -317,26 +321,32 @@ class ADGenerationMixin:
             query = values[:, last : last + 1]
             query = torch.full_like(query, blank[name]) if name in blank else query
             tokens[name] = torch.cat([query, values[:, 1 : context.length]], dim=1)
-        return tokens
+        if context.is_real is None:
+            return tokens, None
+        is_real = context.is_real & (context.is_real.cumsum(dim=1) > 1)
+        # In a row that has lived through nothing before, the query stands where the prediction is read.
+        alone = context.is_real[:, last] & ~is_real[:, last]
+        is_real[:, 0] = ~alone
+        is_real[:, last] |= alone
+        tokens["episode_start"][:, last] &= ~alone
+        return tokens, is_real
 
     def _encode(self, context: ADContext) -> torch.Tensor:
         """Bring the columns that the cache lacks into it; the logits (B, A) of the last."""
         k = self.config.tokens_per_transition
         first, last = context.encoded * k, context.length * k
         position_ids = torch.arange(first, last, device=context.action.device)[None]
-        mask = None
+        mask, is_real = None, context.is_real
+        new = {name: values[:, context.encoded : context.length] for name, values in context.tokens.items()}
+        if self.config.unordered_context:
+            new, is_real = self._as_set(context)
         if context.causal is not None:
             keys = None if context.cache is not None else last  # a static cache always has all
             mask = context.causal[None, None, first:last, :keys]
-            if context.is_real is not None:
-                is_real = context.is_real.clone()
-                is_real[:, 0] |= self.config.unordered_context  # there stands the query
+            if is_real is not None:
                 is_real = is_real.repeat_interleave(k, dim=1)
                 mask = mask & is_real[:, None, None, :keys]
                 position_ids = (is_real.cumsum(dim=1) - 1).clamp(min=0)[:, first:last]
-        new = {name: values[:, context.encoded : context.length] for name, values in context.tokens.items()}
-        if self.config.unordered_context:
-            new = self._as_set(context)
         output = self.forward(
             **new,
             past_key_values=context.cache,

@@ -72,8 +72,8 @@ def dqn(
     network = make_network(K, F, hidden_size, A, torch.Generator().manual_seed(seed))
     target = [weight.detach().clone() for weight in network]
     optimizer = torch.optim.Adam(network, lr=learning_rate, fused=True)
-    # (K, M, ...): the features before and after a step, its action and reward, and whether it terminated or
-    # otherwise ended the episode, as `lambda_returns` wants it. What was never written takes no memory.
+    # (K, M, ...): features before and after a step, its action and reward, `continues` and `same_episode` of
+    # `lambda_returns`. Pages never written to take no memory.
     memory = [torch.empty(K, memory_steps, *shape) for shape in ((F,), (F,), (), (), (), ())]
     rows = torch.arange(K)[:, None, None]
     episode = np.zeros(K, dtype=np.int64)
@@ -87,26 +87,25 @@ def dqn(
         observation, reward, terminated, truncated, _ = envs.step(action)
         done = terminated | truncated
         happened = (seen, features(envs, observation), action, reward, ~terminated, ~done)
-        for column, values in zip(memory, happened, strict=True):
-            column[:, num_steps % memory_steps] = torch.as_tensor(values)
+        for column, now in zip(memory, happened, strict=True):
+            column[:, num_steps % memory_steps] = torch.as_tensor(now)
         num_steps += 1
         episode += done
         seen = features(envs, restart(envs, observation, done))
-        held = min(num_steps, memory_steps)
-        if num_steps % update_steps or held < sequence_steps:
+        if num_steps % update_steps or num_steps < sequence_steps:
             continue
-        first = num_steps - held + rng.integers(held - sequence_steps + 1, size=(K, batch_size, 1))
-        where = torch.from_numpy((first + np.arange(sequence_steps)) % memory_steps)  # (K, B, N)
-        inputs, next_inputs, actions, *outcome = (column[rows, where].flatten(1, 2) for column in memory)
-        with torch.no_grad():
-            next_values = apply_network(target, next_inputs).amax(-1)  # (K, B * N)
-        rewards, next_values, continues, same_episode = (
-            column.view(where.shape) for column in (outcome[0], next_values, *outcome[1:])
+        shape = (K, batch_size, sequence_steps)
+        where = torch.from_numpy(draw_sequences(num_steps, memory_steps, shape, rng))
+        inputs, next_inputs, actions, rewards, continues, same_episode = (
+            column[rows, where] for column in memory
         )
+        with torch.no_grad():
+            next_values = apply_network(target, next_inputs.flatten(1, 2)).amax(-1).view(where.shape)
         returns = lambda_returns(rewards, next_values, continues, same_episode, discount, q_lambda)
-        chosen = apply_network(network, inputs).gather(-1, actions[..., None].long())[..., 0]
+        values = apply_network(network, inputs.flatten(1, 2)).view(*where.shape, A)
+        chosen = values.gather(-1, actions[..., None].long())[..., 0]  # (K, B, N)
         # Summed over learners, averaged over a learner's steps: no step depends on how many others there are.
-        loss = (chosen - returns.flatten(1)).square().mean(1).sum()
+        loss = (chosen - returns).square().mean((1, 2)).sum()
         optimizer.zero_grad()
         loss.backward()
         clip_gradients(network, max_grad_norm)
@@ -114,6 +113,22 @@ def dqn(
         with torch.no_grad():
             for weight, latest in zip(target, network, strict=True):
                 weight.lerp_(latest, target_rate)
+
+
+def draw_sequences(
+    num_steps: int, memory_steps: int, shape: tuple[int, int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Places (K, B, N) of sequences in a ring memory, uniform among those it still holds whole.
+
+    Args:
+        num_steps: all steps so far, at least N; step t was written to place t % M, and steps are consecutive.
+        memory_steps: M, of which the latest steps are held.
+        shape: K, B and N.
+        rng: the only source of randomness here.
+    """
+    held = min(num_steps, memory_steps)
+    first = num_steps - held + rng.integers(held - shape[-1] + 1, size=(*shape[:-1], 1))
+    return (first + np.arange(shape[-1])) % memory_steps
 
 
 def lambda_returns(

@@ -1,6 +1,7 @@
 """Tabular Q-learning (Watkins 1989), K learners in lockstep.
 
-K = learners, S = states, A = actions. A state is the index of a discrete observation.
+K = learners, S = states, A = actions. A state is the index of a discrete observation, along with the number
+of rewards so far in the episode where that is remembered.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def q_learning(
         epsilon_end: the same once exploration has ended.
         exploration: the share of the episodes over which epsilon falls, linearly.
         initial_value: of every entry of the table; above 0 it makes the learner try everything once.
+        remember_rewards: the highest number of rewards, of the episode so far, that a state tells apart.
+            Where a place pays once, position alone does not say what is still to be had: Key-to-Door, with
+            two rewards, needs 2 and the room that pays once needs 1.
 
     Raises:
         ValueError: if observations or actions are not discrete.
