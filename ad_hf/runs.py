@@ -30,7 +30,7 @@ from ad_hf.report import check_report, draw_learning_curves, model_card
 from ad_hf.streaming import open_stream
 from ad_hf.tasks import Task, TaskFamily
 from ad_hf.training import PROGRESS, RECIPE, RUN, STATE, train
-from ad_hf.windows import expert_part
+from ad_hf.windows import expert_part, longest
 
 EVALUATION = "evaluation.json"
 FIGURE = "learning_curves.png"
@@ -108,10 +108,12 @@ def run_train(
         histories: Any = dataclasses.replace(open_stream(dataset, family.name), prepare=prepare)
     else:
         histories = prepare(load_histories(dataset, family.name))
-    if recipe.objective == "ed":
-        # Experts do not improve, so there is nothing to skip.
+    if recipe.objective != "ad":
+        # Experts do not improve, and a set has no pace, so there is nothing to skip.
         recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, episode_stride=1))
     config = _model_config(recipe, family)
+    if recipe.objective == "ed" and isinstance(histories, Histories):
+        config.context_length = min(config.context_length, longest(histories))
     settings = recipe.train
     _check_batch(settings.batch_size, config.context_length)
     pushes = _Pushes(push_to, push_every, output, asdict(recipe))

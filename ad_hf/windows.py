@@ -64,19 +64,24 @@ def check_windows(histories: Histories, length: int, unordered: bool = False) ->
         unordered: whether they are for DPT.
 
     Raises:
-        ValueError: if a history has fewer than `length` transitions, or those for DPT no expert actions.
+        ValueError: if all histories have fewer than `length` transitions, or those for DPT no expert actions.
     """
     if unordered and histories.expert_action is None:
         raise ValueError(
             "DPT learns from the actions of an optimal policy, and these histories hold none: collect them "
             "in an environment that knows it, without collect.expert_actions=false"
         )
-    shortest = int(np.diff(histories.episode_offsets[histories.history_offsets]).min())
-    if length > shortest:
+    most = longest(histories)
+    if length > most:
         raise ValueError(
-            f"a window has {length} transitions, but the shortest history has {shortest}: "
-            f"lower the context to {shortest} or collect more episodes"
+            f"a window has {length} transitions, but the longest history has {most}: "
+            f"lower the context to {most} or collect more episodes"
         )
+
+
+def longest(histories: Histories) -> int:
+    """The number of transitions of the longest history."""
+    return int(np.diff(histories.episode_offsets[histories.history_offsets]).max())
 
 
 def history_weights(histories: Histories, settings: WindowSettings) -> np.ndarray | None:
@@ -121,10 +126,11 @@ def draw_windows(
     """Choose windows: any history, any first step, episodes one after another with gaps between them.
 
     A window never leaves its history. Where the gaps drawn would carry it past the end, they shrink in
-    proportion; what then still does not fit, because episodes differ in length, is cut off the last gaps.
+    proportion; what then still does not fit, because episodes differ in length, is cut off the last gaps. Of
+    a history that is shorter than a window all is taken, and the rest of the window is empty.
 
     Args:
-        histories: N histories, none shorter than `length` transitions.
+        histories: N histories.
         batch_size: B.
         length: L.
         episode_stride: as in `WindowSettings`.
@@ -132,8 +138,8 @@ def draw_windows(
         weights: (N,) how often to draw each history; None is all alike.
 
     Returns:
-        The transitions of each window as indices into the flat arrays, (B, L), and which of them begin an
-        episode, (B, L) bool.
+        The transitions of each window as indices into the flat arrays, (B, L), -1 where it is empty, and
+        which of them begin an episode, (B, L) bool.
     """
     B, L = batch_size, length
     offsets = histories.episode_offsets
@@ -143,18 +149,21 @@ def draw_windows(
         history = rng.choice(len(histories), size=B, p=weights)
     bounds = histories.history_offsets[[history, history + 1]]  # (2, B), in episodes
     start, end = offsets[bounds]  # (B,) each, the history's first step and the one behind its last
-    spare = end - start - L  # (B,) steps of the history that are not in the window
+    size = np.minimum(end - start, L)  # (B,) steps in the window
+    spare = end - start - size  # (B,) steps of the history that are not
 
     skipped = rng.integers(2 * episode_stride - 1, size=(B, M))  # episodes left out after each of the window
     mean_length = (end - start) / (bounds[1] - bounds[0])  # (B,), in steps
-    needed = np.arange(M) < np.ceil((L - 1) / mean_length)[:, None]  # (B, M) gaps a window is likely to have
+    needed = (
+        np.arange(M) < np.ceil((size - 1) / mean_length)[:, None]
+    )  # (B, M) gaps a window is likely to have
     steps_skipped = (skipped * needed).sum(axis=1) * mean_length
     skipped = (skipped * np.minimum(1, spare / np.maximum(steps_skipped, 1))[:, None]).astype(np.int64)
     steps_skipped = ((skipped * needed).sum(axis=1) * mean_length).astype(np.int64)
     start = start + rng.integers(spare - steps_skipped + 1)  # (B,) where the windows start
 
     episode = np.searchsorted(offsets, start, side="right") - 1
-    missing = np.full(B, L)
+    missing = size
     parts = []  # of each episode: its first step, the first step of the window in it, the number of those
     for gap in skipped.T:
         taken = np.minimum(offsets[episode + 1] - start, missing)
@@ -167,10 +176,12 @@ def draw_windows(
         episode = np.minimum(episode + 1 + gap, latest)
         start = offsets[episode]
     assert not missing.any()
+    parts.append((np.full(B, -2), start, L - size))  # the empty rest
     first, start, taken = np.stack(parts, axis=2)  # (B, M) each
     position = np.cumsum(taken, axis=1) - taken  # in the window
     steps = np.repeat(start - position, taken.ravel()).reshape(B, L) + np.arange(L)
-    return steps, steps == np.repeat(first, taken.ravel()).reshape(B, L)
+    begins = steps == np.repeat(first, taken.ravel()).reshape(B, L)
+    return np.where(np.arange(L) < size[:, None], steps, -1), begins
 
 
 def window_batch(
@@ -180,13 +191,13 @@ def window_batch(
 
     Args:
         histories: the flat arrays.
-        steps: (B, L) indices of transitions.
+        steps: (B, L) indices of transitions, -1 for none. Nothing that is there is predicted from those.
         begins: (B, L) bool, whether a transition is an episode's first.
         num_actions: A, which stands for the action before a window's first.
 
     Returns:
         observation (B, L, ...), previous_action (B, L), previous_reward (B, L), episode_start (B, L), labels
-        (B, L).
+        (B, L), -100 where there is nothing to predict.
     """
     action, reward = histories.action[steps].astype(np.int64), histories.reward[steps]
     previous_action = np.concatenate([np.full((len(steps), 1), num_actions), action[:, :-1]], axis=1)
@@ -196,7 +207,7 @@ def window_batch(
         "previous_action": previous_action,
         "previous_reward": previous_reward,
         "episode_start": begins,
-        "labels": action,
+        "labels": np.where(steps < 0, -100, action),
     }
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
@@ -235,7 +246,9 @@ def decision_batch(
     }
     batch = {name: np.concatenate(parts, axis=1) for name, parts in columns.items()}
     batch["observation"] = observations(histories, np.concatenate([asked, steps[rows, order]], axis=1))
-    batch["labels"] = np.repeat(histories.expert_action[asked].astype(np.int64), steps.shape[1], axis=1)
+    labels = np.repeat(histories.expert_action[asked].astype(np.int64), steps.shape[1], axis=1)
+    labels[:, 1:][steps[rows, order] < 0] = -100
+    batch["labels"] = labels
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
@@ -353,7 +366,7 @@ def _draw_batch(
     steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng, weights)
     masked = rng.random(steps.shape) < settings.token_mask
     if unordered:
-        order = rng.permuted(np.tile(np.arange(1, length), (batch_size, 1)), axis=1)
+        order = (rng.random((batch_size, length - 1)) + (steps[:, 1:] < 0)).argsort(axis=1) + 1
         borders = histories.episode_offsets[histories.history_offsets]
         history = np.searchsorted(borders, steps[:, 0], side="right") - 1
         query = rng.integers(borders[history], borders[history + 1])

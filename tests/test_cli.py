@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
 import pytest
+from hub_server import LocalHub
 from typer.testing import CliRunner
 
 from ad_hf.cli import app
@@ -186,6 +188,17 @@ def test_only_the_first_process_of_several_speaks(model: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "")
 
 
+def test_env_tells_a_bug_report_everything_but_secrets(hub: LocalHub) -> None:
+    facts = json.loads(invoke("env", "--json").stdout)
+    assert {"ad-hf", "python", "platform", "torch", "transformers", "huggingface-hub", "GPU"} <= facts.keys()
+    assert facts["Hub"] == hub.url
+    assert facts["Hub token"] is True
+    shown = invoke("env").stdout
+    assert re.search(rf"^torch +{re.escape(facts['torch'])}$", shown, re.M)
+    assert re.search(r"^Hub token +yes$", shown, re.M)
+    assert os.environ["HF_TOKEN"] not in shown + json.dumps(facts)
+
+
 # What goes wrong
 
 
@@ -238,7 +251,8 @@ BAD: dict[str, tuple[list[str], str]] = {  # {dataset}, {model} and {output} are
         [*TRAIN, "{dataset}", "--output", "{output}", "--set", "train.updates"],
         "'train.updates' is not of the form",
     ),
-    "no checkpoint": (["evaluate", "/nowhere"], "'/nowhere' is neither"),
+    "no checkpoint": (["evaluate", "/nowhere"], "there is no folder /nowhere, and no repository"),
+    "a recipe for a checkpoint": (["evaluate", "dark-room"], "there is no folder dark-room, and no rep"),
     "no expert": (
         ["evaluate", "{model}", "--ed", "/nowhere"],
         "there is no folder /nowhere, and no repository",
@@ -251,7 +265,8 @@ BAD: dict[str, tuple[list[str], str]] = {  # {dataset}, {model} and {output} are
         ["report", "{model}", "--output", "{output}"],
         "has not been evaluated: run `ad-hf evalu",
     ),
-    "no model to watch": (["generate", "/nowhere"], "'/nowhere' is neither"),
+    "no model to watch": (["generate", "/nowhere"], "there is no folder /nowhere, and no repository"),
+    "no share": (["evaluate", "{model}", "--prompt", "1.5"], "prompt is 1.5, but must be a share of the"),
     "goal": (["generate", "{model}", "--goal", "x"], "--goal is 'x', but must be X,Y, for example 7,2"),
     "far goal": (
         ["generate", "{model}", "--goal", "9,9"],

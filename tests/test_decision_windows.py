@@ -229,6 +229,36 @@ def test_they_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class ExpertStream(CountingStream):
+    """Whatever was done, the expert would have done 3."""
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        for histories, position in super().read(*args, **kwargs):
+            value = histories.observation % 10
+            yield replace(histories, observation=value, expert_action=np.full_like(value, 3)), position
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_model_learns_what_the_expert_would_have_done_and_not_what_was_done(
+    streaming: bool, tmp_path: Path
+) -> None:
+    stream: Any = ExpertStream("expert", (), False)
+    histories = stream if streaming else next(stream.read(0))[0]
+    spaces = {
+        "observation_space": {"type": "Discrete", "n": 10},
+        "action_space": {"type": "Discrete", "n": NUM_ACTIONS},
+    }
+    decoder = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    settings = TrainSettings(updates=30, batch_size=8, learning_rate=0.03, warmup=1, log_every=30)
+    losses = []
+    for unordered in (False, True):
+        config = ADConfig(context_length=10, unordered_context=unordered, decoder=dict(decoder), **spaces)
+        output = tmp_path / str(unordered)
+        train(histories, config, WindowSettings(pool=16), settings, output)
+        losses.append(json.loads((output / LOG).read_text())["loss"])
+    assert losses[1] < 0.1 < losses[0]
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_run_trains_on_them_and_a_resumed_one_repeats_it(
     streaming: bool, dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path

@@ -426,13 +426,10 @@ def test_a_model_that_copies_starts_where_its_prompt_ends(family: TaskFamily) ->
     settings = EvaluateSettings(num_episodes=2, rollouts_per_task=2, bootstrap_samples=20, prompt=1.0)
     calls: list[str] = []
 
-    def play(epsilon: float) -> dict[str, Any]:
-        noise = {"epsilon_start": epsilon, "epsilon_end": 0.0}
-        return evaluate(
-            {"ad": model}, family, "noise", 20, noise, settings, lambda stage, *_: calls.append(stage)
-        )
-
-    skilled = play(epsilon=1.0)
+    noise = {"epsilon_start": 1.0, "epsilon_end": 0.0}  # from clumsy to perfect
+    skilled = evaluate(
+        {"ad": model}, family, "noise", 20, noise, settings, lambda stage, done, total: calls.append(stage)
+    )
     assert "ad from prompts" in calls
     assert skilled["protocol"]["prompt"] == 1.0
     assert skilled["agents"]["prompted"]["return_per_episode"] == [skilled["optimum"]] * 2

@@ -35,9 +35,9 @@ VECTOR = {"type": "Box", "shape": [2, 3], "dtype": "float64"}
 PICTURE = {"type": "Box", "shape": [40, 36, 3], "dtype": "uint8"}  # taller than wide
 FRAME = {"type": "Box", "shape": [72, 96, 3], "dtype": "uint8"}
 BOXES = [pytest.param(VECTOR, id="vector"), pytest.param(PICTURE, id="picture")]
-POOLS = [  # short, for what is tested is not how long it takes to reach a platform
+POOLS = [  # with platforms so near that who swims anywhere reaches them every other time
     Task("ad_hf/Watermaze-v0", {"platform": platform, "horizon": 6})
-    for platform in ([300, 0], [0, 300], [-300, 0])
+    for platform in ([150, 0], [0, 150], [-150, 0])
 ]
 
 
@@ -235,12 +235,17 @@ def test_what_does_not_fit_side_by_side_is_played_in_parts(
 
     monkeypatch.setattr(model, "generate", watched)
     monkeypatch.setattr(evaluation, "CONTEXTS", at_once * 12 * 72 * 96 * 3)
-    returns = in_context_returns(model, POOLS, 2, 1, seed=3, on_progress=ended.append)
+    histories = collect(POOLS, "noise", 1, seed=1)
+    prompts = [history_prompt(histories, n, 6) for n in range(3)]
+    prompt = {name: torch.cat([each[name] for each in prompts]) for name in prompts[0]}
+    returns = in_context_returns(model, POOLS, 2, 1, seed=3, on_progress=ended.append, prompt=prompt)
     assert sizes == parts
+    assert set(returns.flatten()) == {0.0, 1.0}, "the pools have lost their point"
     assert ended == [1, 2, 3, 4, 5, 6]
     first = 0
     for size in parts:  # each as if it were played alone, from a seed of its own
-        alone = generate(make_vec(POOLS[first : first + size]), num_episodes=2, seed=3 + first)
+        part = {name: values[first : first + size] for name, values in prompt.items()}
+        alone = generate(make_vec(POOLS[first : first + size]), num_episodes=2, seed=3 + first, prompt=part)
         np.testing.assert_array_equal(returns[first : first + size, 0], alone.episode_returns)
         first += size
 

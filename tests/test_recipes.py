@@ -55,6 +55,9 @@ def test_every_recipe_can_be_loaded_and_names_tasks(name: str) -> None:
         ("model.decoder.model_type=gpt2", "model.decoder.model_type", "gpt2"),
         ("family.fold=2", "family.fold", 2),
         ("objective=ed", "objective", "ed"),
+        ("objective=dpt", "objective", "dpt"),
+        ("evaluate.split=even", "evaluate.split", "even"),
+        ("evaluate.prompt=1", "evaluate.prompt", 1.0),
     ],
 )
 def test_a_change_reaches_its_setting_and_no_other(change: str, path: str, value: Any) -> None:
@@ -105,7 +108,7 @@ def test_the_last_change_wins() -> None:
         ("model.decoder=5", r"model\.decoder is 5, but must be of type dict"),
         ("collect.source=dreams", "unknown source 'dreams': choose one of"),
         ("collect.settings.bogus=1", "source '.*' has no setting 'bogus': choose one of"),
-        ("objective=best", "objective is 'best', but must be one of ad, ed"),
+        ("objective=best", "objective is 'best', but must be one of ad, ed, dpt"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(change: str, message: str) -> None:
@@ -146,6 +149,22 @@ def test_a_saved_recipe_is_the_recipe_that_was_run(
     for section in ("name", "model", "windows", "train", "evaluate", "objective"):
         assert getattr(again, section) == getattr(original, section)
     assert load_recipe(str(saved), ["train.updates=9"]).train.updates == 9
+
+
+def test_a_recipe_saved_before_there_were_splits_and_prompts_is_read_as_it_was_meant(saved: Path) -> None:
+    now = load_recipe(str(saved))
+    values = json.loads((saved / "recipe.json").read_text())
+    for name in ("split", "prompt"):
+        del values["evaluate"][name]
+    (saved / "recipe.json").write_text(json.dumps(values))
+    assert load_recipe(str(saved)) == now
+    assert (now.evaluate.split, now.evaluate.prompt) == ("test", 0.0)
+
+
+def test_a_folder_that_was_fetched_is_not_taken_for_what_its_name_says(saved: Path) -> None:
+    assert load_recipe("dark-room", folder=saved) == load_recipe(str(saved)) != load_recipe("dark-room")
+    with pytest.raises(ValueError, match=r"org/m holds no recipe\.json"):
+        load_recipe("org/m", folder=saved.parent)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ REPORT: dict[str, Any] = {
     "agents": {
         "ad": agent(1.0, 20.0),
         "ed": agent(2.0, 2.0),
+        "dpt": agent(1.0, 12.0),
+        "prompted": agent(8.0, 16.0),
         "source": agent(0.0, 4.0),
         "random": agent(0.25, 0.25),
         "posterior_sampling": agent(3.0, 16.0),
@@ -93,7 +95,7 @@ def test_every_row_of_a_table_has_as_many_cells(tmp_path: Path) -> None:
     write_report(REPORT, tmp_path)
     tables = (tmp_path / "report.md").read_text().split("\n\n")
     tables = [table.splitlines() for table in tables if table.startswith("|")]
-    assert len(tables) == 2
+    assert len(tables) == 3
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
 
@@ -104,6 +106,17 @@ def test_the_page_tells_how_long_the_source_really_takes(tmp_path: Path) -> None
     assert "| source, whole history | 81 | 129 | 145 |" in (tmp_path / "report.md").read_text()
     assert "| algorithm distillation | 8 | 13 | 15 |" in (tmp_path / "report.md").read_text()
     assert "| expert distillation | - | - | - |" in (tmp_path / "report.md").read_text()
+
+
+def test_the_page_adds_up_all_episodes(tmp_path: Path) -> None:
+    write_report(REPORT, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    for row in ("algorithm distillation | 10.500 | 210.0 | 5.86", "random | 0.250 | 5.0 | 0.00"):
+        assert f"| {row} |" in page
+    assert "| source from scratch | 2.000 | 40.0 | 1.00 |" in page
+    report = {**REPORT, "agents": REPORT["agents"] | {"source": agent(0.25, 0.25)}}
+    write_report(report, tmp_path)
+    assert "| source from scratch | 0.250 | 5.0 | - |" in (tmp_path / "report.md").read_text()
 
 
 def test_the_summary_has_the_returns_of_the_episodes_it_names() -> None:
@@ -124,13 +137,15 @@ def test_the_summary_fits_a_terminal_of_80_columns(repeats: int) -> None:
     assert "16 held-out tasks" in lines[0]
 
 
-@pytest.mark.parametrize("missing", [("ed",), ("ed", "random", "posterior_sampling")])
+@pytest.mark.parametrize(
+    "missing", [("ed",), ("ed", "random", "posterior_sampling"), ("dpt", "prompted"), ("prompted",)]
+)
 def test_agents_that_did_not_play_are_left_out(missing: tuple[str, ...], tmp_path: Path) -> None:
     report = without(*missing)
     write_report(report, tmp_path)
     page = (tmp_path / "report.md").read_text()
     for name, (label, _) in AGENTS.items():
-        assert (label in page) == (name not in missing)
+        assert (f"| {label} |" in page) == (name not in missing)
         assert (label in summary_text(report)) == (name not in missing)
 
 
@@ -181,9 +196,67 @@ def test_episodes_are_counted_from_one() -> None:
     assert episodes_to([0.0, 1.0], 2.0) is None
 
 
+def about(objective: str | None, **protocol: Any) -> dict[str, Any]:
+    """A report about one agent, as an evaluation leaves it; None is as it was before it said which."""
+    name = objective or "ad"
+    report = without(*({"ad", "ed", "dpt"} - {name}))
+    report["protocol"] |= {"parameters": {name: 7}, "actions": {name: "sampled"}, "seed": 1}
+    report["protocol"] |= {"source": {"settings": {}}, "interval": "95 %", **protocol}
+    return report | {"protocol": report["protocol"] | ({"objective": objective} if objective else {})}
+
+
+@pytest.mark.parametrize("objective", [None, "ad", "ed", "dpt"])
+def test_a_report_needs_the_agent_that_it_is_about(objective: str | None) -> None:
+    check_report(about(objective), "it")
+    other = "ed" if objective == "dpt" else "dpt"
+    for name, value in (
+        ("objective", other),
+        ("objective", [other]),
+        ("actions", {other: "sampled"}),
+        ("parameters", {other: 7}),
+    ):
+        wrong = about(objective)
+        wrong["protocol"][name] = value
+        with pytest.raises(ValueError, match="it is no report of `ad-hf evaluate`: run it again"):
+            check_report(wrong, "it")
+
+
+def test_a_report_says_which_tasks_were_played_if_they_are_not_the_usual_ones(tmp_path: Path) -> None:
+    usual, other = about("ad", split="test"), about("ad", split="even")
+    for report, words in ((usual, "16 held-out tasks"), (other, "16 held-out tasks of the split 'even'")):
+        check_report(report, "it")
+        write_report(report, tmp_path)
+        assert summary_text(report).startswith(f"ad_hf/DarkRoom-v0, {words}: mean return\n")
+        assert f"Frozen weights, {words}, 2 rollouts" in (tmp_path / "report.md").read_text()
+        assert f"on {words} of `ad_hf/DarkRoom-v0`, 2\nrollouts" in card_of({}, {}, report=report).text
+    for split in ("$\\frac$", "a\nb", "", 5, None):
+        with pytest.raises(ValueError, match="it is no report of `ad-hf evaluate`"):
+            check_report(about("ad", split=split), "it")
+
+
+def test_a_result_on_other_tasks_is_not_the_benchmarks() -> None:
+    recipe = {**asdict(Recipe("mine", {"name": "dark-room"})), "dataset": "org/h"}
+    spaces = {"observation_space": {"type": "Discrete", "n": 4}, "action_space": {"type": "Discrete", "n": 2}}
+    config = {**spaces, "decoder": {"model_type": "gpt2"}, "context_length": 9, "tokens_per_transition": 1}
+    for split, is_benchmark in (("test", True), ("even", False)):
+        card, entries = model_card("org/m", None, recipe, {}, about("ad", split=split), config)
+        (result,) = ModelCard(str(card)).data.eval_results
+        assert result.dataset_split == split
+        assert ("of the split 'even'" in result.metric_name) != is_benchmark
+        assert bool(entries) == is_benchmark
+
+
+def test_a_page_says_which_rollouts_did_not_begin_with_nothing(tmp_path: Path) -> None:
+    for report, words in (
+        (REPORT, "context but for those from a prompt. "),
+        (without("prompted"), "context. "),
+    ):
+        write_report(report, tmp_path)
+        assert f"every rollout from an empty {words}" in (tmp_path / "report.md").read_text()
+
+
 def test_what_an_evaluation_writes_passes_for_a_report() -> None:
-    whole = copy.deepcopy(REPORT)
-    whole["protocol"] |= {"parameters": {"ad": 1}, "actions": {"ad": "sampled"}, "source": {"settings": {}}}
+    whole = about("ad")
     check_report(whole, "it")
     for name in ("optimum", "agents", "source_history", "protocol", "environment"):
         with pytest.raises(ValueError, match="it is no report of `ad-hf evaluate`: run it again"):
@@ -202,9 +275,7 @@ def card_of(recipe: dict[str, Any], config: dict[str, Any], **files: Any) -> Rep
 
 
 def test_a_dataset_is_named_with_its_revision_beside_it() -> None:
-    protocol = {"seed": 1, "actions": {"ad": "sampled"}, "interval": "95 %", "source": {"settings": {}}}
-    report = {**REPORT, "protocol": {**REPORT["protocol"], **protocol, "parameters": {"ad": 7}}}
-    card = ModelCard(str(card_of({}, {}, report=report)))
+    card = ModelCard(str(card_of({}, {}, report=about(None))))
     (result,) = card.data.eval_results
     assert (result.dataset_type, result.dataset_revision) == ("org/h", "v1.1")
     assert result.metric_value == pytest.approx(19.5)
@@ -224,6 +295,8 @@ def test_a_dataset_is_named_with_its_revision_beside_it() -> None:
             "1 layer of width",
         ),
         ({"objective": "ed"}, {}, "It was trained by\nexpert distillation, to predict"),
+        ({"objective": "dpt"}, {}, "by\ndecision pretraining ([DPT](https://arxiv.org/abs/2306.14892)): to"),
+        ({"objective": "ad"}, {}, "by\n[Algorithm Distillation](https://arxiv.org/abs/2210.14215): to pred"),
         ({"dataset": "/my runs/h"}, {}, "--output runs/model --dataset '/my runs/h'\n"),
         ({}, {}, 'load_task_family("dark-room", fold=2)["test"]'),
         ({}, {}, "It has not been evaluated yet: `ad-hf evaluate org/m`."),
@@ -234,6 +307,16 @@ def test_the_card_says_what_is_so(recipe: dict[str, Any], config: dict[str, Any]
     assert words in card.text
     assert not re.search(r"\{\{|\{%|Undefined|None", card.text.replace("'dataset': None", ""))
     assert card.data.to_dict().get("model-index") is None
+
+
+@pytest.mark.parametrize(("objective", "value"), [(None, 19.5), ("ed", 2.0), ("dpt", 11.711)])
+def test_the_card_of_an_evaluated_model_tells_its_own_returns(objective: str | None, value: float) -> None:
+    card = ModelCard(str(card_of({"objective": objective or "ad"}, {}, report=about(objective))))
+    assert card.data.eval_results[0].metric_value == pytest.approx(value)
+    assert f"| {AGENTS[objective or 'ad'][0]} |" in card.text
+    assert "gpt2, 7 parameters" in card.text
+    assert "every rollout from an empty context but for those from a prompt:\n\n| episode |" in card.text
+    assert "Evaluated with seed 1, actions sampled;" in card.text
 
 
 def test_the_card_of_an_unfinished_model_says_so() -> None:

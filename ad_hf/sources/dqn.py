@@ -28,7 +28,7 @@ def dqn(
     update_steps: int = 8,
     batch_size: int = 8,
     sequence_steps: int = 8,
-    memory_steps: int = 10_000,
+    memory_steps: int = 5_000,
     target_rate: float = 0.05,
     hidden_size: int = 64,
     max_grad_norm: float = 10.0,
