@@ -63,7 +63,7 @@ def histories() -> Histories:
         ("llama", {"tokens_per_transition": 3}),
         ("llama", {"attn_implementation": "eager"}),
         ("llama", {"context_length": 2}),
-        ("llama", {"observation_space": {"type": "Box", "shape": [40, 36, 3], "dtype": "uint8"}}),
+        ("llama", {"observation_space": {"type": "Box", "shape": [44, 36, 3], "dtype": "uint8"}}),
         ("gpt2", {}),
         ("gpt2", {"tokens_per_transition": 3}),
         ("qwen3", {"attn_implementation": "sdpa"}),

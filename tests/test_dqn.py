@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from ad_hf.histories import Histories, Recorder, collect
 from ad_hf.sources import load_source
@@ -149,6 +151,38 @@ def test_values_spread_by_the_target_network() -> None:
     )
     assert learns > 0.75
     assert stays < 0.5
+
+
+class Ferry(gym.Env):
+    """One step from one of two shores, drawn each episode: shore 0 pays, and the action is where to go."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict]:
+        super().reset(seed=seed)
+        self.shore = int(self.np_random.integers(2))
+        return self.shore, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict]:
+        return int(action), float(self.shore == 0), False, True, {}
+
+
+def test_what_an_episode_led_to_counts_and_not_where_the_next_one_begins() -> None:
+    envs = Recorder(SyncVectorEnv([Ferry] * 8, autoreset_mode=AutoresetMode.DISABLED))
+    load_source("dqn")(envs, 1000, 0, q_lambda=1.0)
+    actions = envs.histories([Task("ferry", {})] * 8, 1000).action.reshape(8, 1000)
+    assert (actions[:, -100:] == 0).mean() > 0.9
+
+
+def test_gradients_clipped_to_nothing_teach_nothing() -> None:
+    tasks = room_tasks(9)[::20]
+    clipped, idle, learns = (
+        collect(tasks, "dqn", 10, settings=settings).action
+        for settings in ({"max_grad_norm": 0.0}, {"learning_rate": 0.0}, {})
+    )
+    np.testing.assert_array_equal(clipped, idle)
+    assert (clipped != learns).any()
 
 
 # Networks

@@ -60,7 +60,7 @@ def live(model: ADModel) -> torch.Tensor:
 
 MODELS: dict[str, dict[str, Any]] = {
     "cells": {},
-    "pictures": {"observation_space": {"type": "Box", "shape": [40, 36, 3], "dtype": "uint8"}},
+    "pictures": {"observation_space": {"type": "Box", "shape": [44, 36, 3], "dtype": "uint8"}},
     "sets": {"unordered_context": True},
 }
 

@@ -42,7 +42,7 @@ DECODERS: dict[str, dict[str, Any]] = {
         "window_size": 4,
     },
 }
-LINEAR = re.compile(r"reward|project|convolutions")  # in an embedding
+LINEAR = re.compile(r"reward|project|first|second")  # in an embedding
 PLAIN = ("llama", "opt", "gpt2", "qwen3")  # attend to the whole context, in every implementation
 
 
@@ -54,7 +54,7 @@ def lively_model(decoder: str = "llama", seed: int = 0, **settings: Any) -> ADMo
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 looked_up = name.startswith("embedding.") and not LINEAR.search(name)
-                convolves = 2 if weight.ndim == 4 else 1  # what GELU takes away
+                convolves = 2 if weight.ndim == 4 else 1  # of what the layer behind it takes away
                 scale = 1 if looked_up else convolves * weight[0].numel() ** -0.5
                 weight.normal_(0, scale, generator=generator)
     return model

@@ -22,7 +22,7 @@ from test_models import DECODERS, assert_close, lively_model, logits_of, random_
 from transformers import AutoModel
 
 from ad_hf import evaluation
-from ad_hf.evaluation import history_prompt, in_context_returns
+from ad_hf.evaluation import history_prompt, history_prompts, in_context_returns
 from ad_hf.histories import collect
 from ad_hf.loading import check_memory, load_model
 from ad_hf.models import ADConfig, ADModel
@@ -32,7 +32,7 @@ from ad_hf.report import model_card
 from ad_hf.tasks import Task, make_vec
 
 VECTOR = {"type": "Box", "shape": [2, 3], "dtype": "float64"}
-PICTURE = {"type": "Box", "shape": [40, 36, 3], "dtype": "uint8"}  # taller than wide
+PICTURE = {"type": "Box", "shape": [44, 36, 3], "dtype": "uint8"}  # taller than wide
 FRAME = {"type": "Box", "shape": [72, 96, 3], "dtype": "uint8"}
 BOXES = [pytest.param(VECTOR, id="vector"), pytest.param(PICTURE, id="picture")]
 POOLS = [  # with platforms so near that who swims anywhere reaches them every other time
@@ -81,7 +81,7 @@ def test_pictures_of_another_size_are_refused() -> None:
     model = pool_model()
     assert model.generate(make_vec(POOLS), num_episodes=1).episode_returns.shape == (3, 1)
     smaller = lively_model(observation_space=PICTURE)
-    with pytest.raises(ValueError, match=r"space is .*\[72, 96, 3\].* made for .*\[40, 36, 3\]"):
+    with pytest.raises(ValueError, match=r"space is .*\[72, 96, 3\].* made for .*\[44, 36, 3\]"):
         smaller.generate(make_vec(POOLS))
     with pytest.raises(ValueError, match=r"space is .*\[4\].*'float32'.* made for .*\[72, 96, 3\].*'uint8'"):
         model.generate(gym.make_vec("CartPole-v1", num_envs=2))
@@ -90,7 +90,7 @@ def test_pictures_of_another_size_are_refused() -> None:
 def test_the_memory_for_pictures_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ADConfig(observation_space=PICTURE, decoder=DECODERS["llama"], context_length=100)
     weights = sum(weight.nbytes for weight in ADModel(config).parameters())
-    context = 100 * 40 * 36 * 3
+    context = 100 * 44 * 36 * 3
     for free, fits in ((weights, False), (weights + context // 2, False), (weights + 9 * context, True)):
         free_memory = SimpleNamespace(available=free)
         monkeypatch.setattr("ad_hf.loading.psutil.virtual_memory", lambda found=free_memory: found)
@@ -106,15 +106,15 @@ def test_the_memory_for_pictures_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_place_of_a_picture_counts() -> None:
     model = lively_model(observation_space=PICTURE)
-    black = torch.zeros(1, 1, 40, 36, 3, dtype=torch.uint8)
+    black = torch.zeros(1, 1, 44, 36, 3, dtype=torch.uint8)
     looks = []
-    for y in range(0, 40, 4):
+    for y in range(0, 44, 4):
         for x in range(0, 36, 4):
             for colour in range(3):
                 picture = black.clone()
                 picture[..., y : y + 4, x : x + 4, colour] = 255
                 looks.append(picture)
-    vectors = model.embedding.observation(torch.cat([black, *looks], dim=1))[0]  # (1 + 10 * 9 * 3, D)
+    vectors = model.embedding.observation(torch.cat([black, *looks], dim=1))[0]  # (1 + 11 * 9 * 3, D)
     assert (torch.cdist(vectors, vectors) + torch.eye(len(vectors)) > 1e-2).all()
 
 
@@ -235,9 +235,7 @@ def test_what_does_not_fit_side_by_side_is_played_in_parts(
 
     monkeypatch.setattr(model, "generate", watched)
     monkeypatch.setattr(evaluation, "CONTEXTS", at_once * 12 * 72 * 96 * 3)
-    histories = collect(POOLS, "noise", 1, seed=1)
-    prompts = [history_prompt(histories, n, 6) for n in range(3)]
-    prompt = {name: torch.cat([each[name] for each in prompts]) for name in prompts[0]}
+    prompt = history_prompts(collect(POOLS, "noise", 6, seed=1), 1.0, 6)
     returns = in_context_returns(model, POOLS, 2, 1, seed=3, on_progress=ended.append, prompt=prompt)
     assert sizes == parts
     assert set(returns.flatten()) == {0.0, 1.0}, "the pools have lost their point"

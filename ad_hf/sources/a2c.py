@@ -32,7 +32,8 @@ def a2c(
     A shared trunk learns less here: with networks this small the value loss bends the policy's features.
 
     Args:
-        envs: K environments with Discrete actions and any observation that flattens, autoreset `DISABLED`.
+        envs: K environments with Discrete actions and observations that `features` takes, autoreset
+            `DISABLED`.
         num_episodes: episodes per learner.
         seed: of the environments, the weights and the actions.
         learning_rate: of the policy (Adam).
