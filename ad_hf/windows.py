@@ -222,8 +222,8 @@ def decision_batch(
 ) -> dict[str, torch.Tensor]:
     """Gather windows for DPT: a query, then what happened elsewhere in no order (Lee et al. 2023, section 3).
 
-    Each transition of the context says by which action and with which reward its observation was reached, so
-    it tells as much out of order as in it. On all of them the optimal action on the query is to be predicted.
+    Each transition of the context says by which action and with which reward its observation was reached. On
+    all of them the optimal action on the query is to be predicted.
 
     Args:
         histories: the flat arrays, with expert actions.

@@ -224,7 +224,7 @@ BAD: dict[str, tuple[list[str], str]] = {  # {dataset}, {model} and {output} are
     "empty dataset": ([*TRAIN, "{empty}", "--output", "{output}"], "holds no Parquet files"),
     "window": (
         [*TRAIN, "{dataset}", "--output", "{output}", "--context-length", "241"],
-        "a window has 241 transitions, but the shortest history has 240",
+        "a window has 241 transitions, but the longest history has 240",
     ),
     "other run": ([*TRAIN, "{dataset}", "--output", "{model}"], "is not empty: go on with --resume"),
     "precision": (

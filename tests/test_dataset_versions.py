@@ -26,7 +26,7 @@ from ad_hf.tasks import TaskFamily, load_task_family
 
 REPO = "org/ad-histories"
 FAMILY = load_task_family("dark-room")
-HARD = load_task_family("dark-room-hard")
+CORRIDOR = TaskFamily("corridor", {"train": FAMILY["train"][:2], "test": FAMILY["test"][:1]})
 SETTINGS = CollectSettings(num_episodes=3, learners_per_task=1, lockstep=24)
 # Cards of the same collection. Neither version had expert actions, nor q-learning's `remember_rewards`.
 CARDS = {version: Path(__file__).with_name(f"dataset_card_{version}.md") for version in ("1.0", "1.1")}
@@ -130,16 +130,16 @@ def test_an_old_collection_is_not_gone_on_with_by_other_settings(
 
 
 def test_a_family_that_is_added_has_expert_actions_and_the_old_one_stays_without(old: Path) -> None:
-    collect_dataset(old, HARD, replace(SETTINGS, lockstep=512))
+    collect_dataset(old, CORRIDOR, SETTINGS)
     card = load_card(old / "README.md")
     assert about(card)["format_version"] == "1.2"
     assert "complete" not in about(card)
     assert [noted["complete"] for noted in configs_of(card).values()] == [True, True]
     assert "| 100 % | 1.615 | 1.438 |" in card.text
     assert load_histories(str(old), "dark-room").expert_action is None
-    assert load_histories(str(old), "dark-room-hard").expert_action is not None
+    assert load_histories(str(old), "corridor").expert_action is not None
     columns = {name: datasets.load_dataset(str(old), name)["train"].column_names for name in configs_of(card)}
-    assert columns["dark-room-hard"] == [*columns["dark-room"], "expert_action"]
+    assert columns["corridor"] == [*columns["dark-room"], "expert_action"]
     before = contents(old)
     collect_dataset(old, FAMILY, SETTINGS)
     assert contents(old) == before
@@ -182,8 +182,7 @@ def test_a_collection_is_published_in_this_version(hub: LocalHub, old: Path, pla
 def test_a_repository_is_read_and_added_to(hub: LocalHub, old: Path, plain: Path, tmp_path: Path) -> None:
     hub.add_repo("dataset", REPO, contents(old))
     assert_same(load_histories(REPO, "dark-room"), load_histories(str(plain), "dark-room"))
-    corridor = TaskFamily("corridor", {"train": FAMILY["train"][:2], "test": FAMILY["test"][:1]})
-    collect_dataset(tmp_path / "new", corridor, SETTINGS)
+    collect_dataset(tmp_path / "new", CORRIDOR, SETTINGS)
     publish(tmp_path / "new", REPO)
     card = card_on(hub)
     assert card.data.ad_hf["format_version"] == "1.2"

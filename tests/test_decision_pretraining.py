@@ -14,7 +14,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from test_generation import ROOM, Life, played_by_hand, rooms
-from test_models import PLAIN, assert_close, lively_model
+from test_models import assert_close, lively_model
 from transformers import AutoModel
 
 from ad_hf.evaluation import history_prompt
@@ -84,14 +84,13 @@ def test_every_step_is_a_full_pass_over_the_query_and_the_set(decoder: str, sett
     assert lengths.count(model.config.context_length) >= 3, "it never forgot: the test has lost its point"
 
 
-@pytest.mark.parametrize("tokens", [1, 3])
-@pytest.mark.parametrize("decoder", PLAIN)
+@pytest.mark.parametrize(("decoder", "tokens"), [("llama", 1), ("gpt2", 3)])
 def test_a_row_that_sits_out_knows_what_it_lived_and_nothing_else(decoder: str, tokens: int) -> None:
     model = dpt_model(decoder, tokens_per_transition=tokens)
-    life, context = SetLife(model, num_envs=4), model.start(4)
+    life, context = SetLife(model, num_envs=4, seed=3), model.start(4)
     chance = torch.Generator().manual_seed(1)
     busy = torch.tensor([1.0, 0.9, 0.5, 0.2])  # the last row sits out most of the time, the first never
-    firsts = 0
+    late = []  # whether an episode began where a row lived through its first step after others
     for step in range(40):
         active = torch.rand(4, generator=chance) < busy
         active[3] &= step > 12  # and has lived nothing when the first context is cut
@@ -99,9 +98,10 @@ def test_a_row_that_sits_out_knows_what_it_lived_and_nothing_else(decoder: str, 
         real = torch.ones(4, context.length) if context.is_real is None else context.is_real
         lengths = real[:, : context.length].sum(dim=1).int().tolist()
         for row in active.nonzero()[:, 0].tolist():
-            firsts += lengths[row] == 1 < context.length
+            if lengths[row] == 1 < context.length:
+                late.append(bool(life.rows[row][-1][3]))
             assert_close(logits[row], life.full_pass(row, lengths[row]))
-    assert firsts, "no row began late: the test has lost its point"
+    assert any(late), "no row began late, or none with an episode: the test has lost its point"
 
 
 def test_a_context_is_a_set() -> None:

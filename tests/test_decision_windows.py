@@ -123,6 +123,19 @@ def test_the_query_is_any_step_of_the_history_wherever_the_context_is(kind: str,
             assert abs(np.corrcoef(query[mine], context[mine].mean(axis=1))[0, 1]) < 0.03
 
 
+def test_of_a_short_history_all_is_the_context_and_the_rest_stays_empty() -> None:
+    short = [4, 1, 3]
+    (batch,) = decisions(counting_histories([[3] * 10, short]), batch_size=4000)
+    mine = batch["observation"][:, 0] // 1000 == 1
+    seen, labels = batch["observation"][mine], batch["labels"][mine]
+    assert set(seen[:, 0]) == set(range(1000, 1008))
+    np.testing.assert_array_equal(np.sort(seen[:, 1:8]), np.tile(np.arange(1001, 1008), (mine.sum(), 1)))
+    assert len({tuple(order) for order in seen[:, 1:8]}) > 1000  # of 5040
+    np.testing.assert_array_equal(labels[:, :8], np.tile(seen[:, :1] + 500_000, 8))
+    assert (labels[:, 8:] == -100).all()
+    assert (batch["labels"][~mine] >= 0).all()
+
+
 def test_a_batch_has_the_types_the_model_takes_pictures_included() -> None:
     histories = counting_histories(RAGGED)
     pictures = (
@@ -224,8 +237,8 @@ def test_they_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     histories = replace(counting_histories(RAGGED), expert_action=None)
     with pytest.raises(ValueError, match=r"^DPT learns from the actions of an optimal policy"):
         train(histories, config, WindowSettings(), TrainSettings(updates=1), tmp_path / "run")
-    with pytest.raises(ValueError, match="a window has 28 transitions, but the shortest history has 27"):
-        check_windows(counting_histories(RAGGED), 28, True)
+    with pytest.raises(ValueError, match="a window has 31 transitions, but the longest history has 30"):
+        check_windows(counting_histories(RAGGED), 31, True)
     assert not list(tmp_path.iterdir())
 
 

@@ -118,6 +118,17 @@ def test_every_place_of_a_picture_counts() -> None:
     assert (torch.cdist(vectors, vectors) + torch.eye(len(vectors)) > 1e-2).all()
 
 
+def test_pictures_are_seen_in_shades_from_minus_to_plus_a_half() -> None:
+    model = lively_model(observation_space=PICTURE)
+    eye = model.embedding.observation
+    pictures = random_observations(model, 2, 3, generator=torch.Generator().manual_seed(0))
+    shades = (pictures.flatten(0, 1).permute(0, 3, 1, 2) / 255).float() - 0.5
+    wanted = eye.project(eye.second(eye.first(shades).relu()).relu().flatten(1)).view(2, 3, -1)
+    assert_close(eye(pictures), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(eye(pictures).float(), wanted, atol=0.02)
+
+
 def test_many_pictures_are_seen_as_one_by_one() -> None:
     model = lively_model(observation_space=PICTURE)
     pictures = random_observations(model, 3, 100, generator=torch.Generator().manual_seed(0))

@@ -231,7 +231,7 @@ def test_any_decoder_can_be_named(
         ("model.decoder.num_attention_heads=3", r"hidden size \(16\) is not a multiple of .* heads \(3\)"),
         ("model.decoder.model_type=abacus", "abacus"),
         ("model.label_smoothing=2", r"label_smoothing is 2\.0, but must be from 0"),
-        ("model.context_length=241", "a window has 241 transitions, but the shortest history has 240"),
+        ("model.context_length=241", "a window has 241 transitions, but the longest history has 240"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_before_anything_is_written(

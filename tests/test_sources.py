@@ -26,7 +26,7 @@ RANDOM_RETURN = 20 / 81  # exact; test_dark_room.py derives it
 LEARNERS = ["q-learning", "a2c", "dqn"]  # sources that learn, and from rewards alone
 
 # Episodes in which a source has to climb from random to nearly optimal, where it is not 300.
-NUM_EPISODES = {"a2c": 200, "posterior-sampling": 60, "noise": 60}
+NUM_EPISODES = {"a2c": 200, "dqn": 200, "posterior-sampling": 60, "noise": 60}
 
 
 def goal_task(x: int, y: int, **params: Any) -> Task:

@@ -179,7 +179,7 @@ def test_expert_distillation_sees_the_end_of_each_history_when_streaming(
     fitting = load_recipe("dark-room", (*tiny, "objective=ed", "model.context_length=60"))
     longer = load_recipe("dark-room", (*tiny, "objective=ed", "model.context_length=61"))
     run_train(fitting, str(dataset_folder), tmp_path / "run", streaming=True)
-    with pytest.raises(ValueError, match="a window has 61 transitions, but the shortest history has 60"):
+    with pytest.raises(ValueError, match="a window has 61 transitions, but the longest history has 60"):
         run_train(longer, str(dataset_folder), tmp_path / "refused", streaming=True)
     assert not (tmp_path / "refused").exists()
 

@@ -345,7 +345,7 @@ def test_a_folder_with_anything_in_it_is_left_alone(histories: Histories, tmp_pa
 def test_windows_longer_than_a_history_are_refused_before_anything_is_written(
     histories: Histories, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="a window has 500 transitions, but the shortest history has 400"):
+    with pytest.raises(ValueError, match="a window has 500 transitions, but the longest history has 400"):
         run(histories, tmp_path / "run", config=ADConfig(context_length=500, decoder=DECODER))
     assert not (tmp_path / "run").exists()
 

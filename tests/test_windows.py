@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ad_hf.histories import Histories
+from ad_hf.models import ADConfig, ADModel
 from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import Task
 from ad_hf.windows import (
@@ -30,7 +31,7 @@ NUM_ACTIONS = 7
 EVEN = [[4] * 10, [4] * 7, [4] * 12]
 RAGGED = [[3, 1, 5, 2, 1, 1, 4, 6, 1, 3], [6, 2, 1, 1, 1, 1, 1, 8, 7], [1] * 30, [9, 9, 9, 1]]
 KINDS = {"even": EVEN, "ragged": RAGGED}
-SHORTEST = {"even": 28, "ragged": 27}  # steps of the shortest history
+LONGEST = {"even": 48, "ragged": 30}  # steps of the longest history
 
 
 def counting_histories(lengths: list[list[int]]) -> Histories:
@@ -167,6 +168,22 @@ def test_a_history_of_exactly_one_window_gives_that_window(lengths: list[int], s
     np.testing.assert_array_equal(steps, np.tile(np.arange(12), (50, 1)))
 
 
+@pytest.mark.parametrize("stride", [1, 7])
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [1, 1, 9], [1] * 11, [5], [1]])
+def test_a_history_that_is_shorter_than_a_window_is_taken_whole_and_the_rest_stays_empty(
+    lengths: list[int], stride: int
+) -> None:
+    histories = counting_histories([[3] * 20, lengths, [60]])
+    steps, begins = drawn(histories, 13, stride)
+    size = sum(lengths)
+    short = (steps[:, 0] >= 60) & (steps[:, 0] < 60 + size)
+    np.testing.assert_allclose(short.mean(), 1 / 3, atol=0.05)
+    window = np.pad(60 + np.arange(size), (0, 13 - size), constant_values=-1)
+    np.testing.assert_array_equal(steps[short], np.tile(window, (short.sum(), 1)))
+    assert (steps[~short] >= 0).all()
+    np.testing.assert_array_equal(begins, np.isin(steps, histories.episode_offsets[:-1]))
+
+
 def long_history(kind: str) -> Histories:
     lengths = np.random.default_rng(1).integers(1, 6, size=6000).tolist()
     return counting_histories([[3] * 6000 if kind == "even" else lengths])
@@ -227,6 +244,34 @@ def test_a_batch_holds_what_its_observations_say(kind: str) -> None:
         for step in np.concatenate([[0], np.cumsum(history)[:-1]])
     ]
     np.testing.assert_array_equal(batch["episode_start"], np.isin(seen, first_steps))
+
+
+@pytest.mark.parametrize("unordered", [False, True])
+def test_nothing_is_to_be_predicted_where_a_window_is_empty_and_nothing_from_there(unordered: bool) -> None:
+    histories = counting_histories([[4, 4, 1], [2], [3] * 10])
+    histories = replace(histories, observation=histories.observation % 10, expert_action=histories.action)
+    (batch,) = batches(histories, 1, batch_size=64, length=20, unordered=unordered)
+    empty = batch["labels"] == -100
+    assert set(empty.sum(dim=1).tolist()) == {0, 11, 18}
+    assert not empty[:, 0].any()
+    assert (empty[:, 1:] >= empty[:, :-1]).all()  # at the end
+    torch.manual_seed(0)
+    config = ADConfig(
+        observation_space={"type": "Discrete", "n": 10},
+        action_space={"type": "Discrete", "n": NUM_ACTIONS},
+        context_length=20,
+        unordered_context=unordered,
+        decoder={"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16},
+    )
+    model = ADModel(config).eval()
+    losses = [model(**batch).loss]
+    batch |= {
+        "observation": batch["observation"].where(~empty, 3),
+        "previous_reward": batch["previous_reward"].where(~empty, 1e3),
+        "episode_start": batch["episode_start"] ^ empty,
+    }
+    losses.append(model(**batch).loss)
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
 
 
 def test_a_batch_has_the_types_the_model_takes() -> None:
@@ -357,10 +402,11 @@ def test_each_process_draws_its_own_share_from_its_own_histories(pool: HistoryPo
         pooled(pool, 1, num_processes=3)
 
 
-def test_a_history_that_is_too_short_is_refused_when_it_arrives(pool: HistoryPool) -> None:
-    pooled(pool, 1)
+def test_histories_that_are_too_short_are_refused_when_no_other_is_left(pool: HistoryPool) -> None:
     pool.histories = counting_histories([*EVEN, [4, 4, 1]])
-    with pytest.raises(ValueError, match="a window has 10 transitions, but the shortest history has 9"):
+    assert (pooled(pool, 1, batch_size=100)[0]["labels"] == -100).any()
+    pool.histories = counting_histories([[4, 4, 1], [1]])
+    with pytest.raises(ValueError, match="a window has 10 transitions, but the longest history has 9"):
         pooled(pool, 1)
 
 
@@ -405,16 +451,16 @@ def test_windows_of_the_expert_part_show_nothing_earlier() -> None:
 # Refusals
 
 
-@pytest.mark.parametrize(("kind", "shortest"), SHORTEST.items())
-def test_windows_longer_than_the_shortest_history_are_refused(kind: str, shortest: int) -> None:
+@pytest.mark.parametrize(("kind", "longest"), LONGEST.items())
+def test_windows_longer_than_the_longest_history_are_refused(kind: str, longest: int) -> None:
     histories = counting_histories(KINDS[kind])
-    check_windows(histories, shortest)
+    check_windows(histories, longest)
     message = (
-        f"a window has {shortest + 1} transitions, but the shortest history has {shortest}: "
-        f"lower the context to {shortest} or collect more episodes"
+        f"a window has {longest + 1} transitions, but the longest history has {longest}: "
+        f"lower the context to {longest} or collect more episodes"
     )
     with pytest.raises(ValueError, match=message):
-        batches(histories, 1, length=shortest + 1)
+        batches(histories, 1, length=longest + 1)
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:

@@ -76,7 +76,7 @@ class PictureEmbedding(nn.Module):
         """Vectors (N, D) of pictures (N, H, W, colours)."""
         pictures = pictures.permute(0, 3, 1, 2)  # stored by pixel, as convolutions like it
         device, weight, bias = pictures.device.type, self.first.weight, self.first.bias
-        assert bias is not None, "for mypy: it may be left out"
+        assert bias is not None
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         # From -.5 to .5, by way of the weights: to touch every pixel again takes as long as the convolution.
