@@ -93,46 +93,57 @@ def dark_room() -> Recipe:
 
 
 def dark_room_hard() -> Recipe:
-    """Dark Room Hard: 289 cells, of which one pays, once per episode."""
+    """Dark Room Hard on two CPU cores in under ten minutes.
+
+    No source that learns from rewards alone finds a cell of 289 that pays once an episode within the episodes
+    of an evaluation, so one that knows the rules is distilled: posterior sampling that draws a new belief as
+    soon as one is refuted. It is done in 30 episodes, so windows skip none.
+    """
     return Recipe(
         name="dark-room-hard",
         family={"name": "dark-room-hard"},
         collect=CollectSettings(
             source="posterior-sampling",
-            num_episodes=40,
-            learners_per_task=8,
+            num_episodes=30,
+            learners_per_task=16,
             settings={"resample": "refuted"},
         ),
         model=ModelSettings(context_length=200, decoder={"intermediate_size": 128}),
-        windows=WindowSettings(episode_stride=1),
         train=TrainSettings(
-            updates=1200, batch_size=16, learning_rate=5e-3, weight_decay=0.3, mixed_precision="bf16"
+            updates=2000, batch_size=16, learning_rate=3e-3, weight_decay=0.3, mixed_precision="bf16"
         ),
         evaluate=EvaluateSettings(rollouts_per_task=8),
     )
 
 
 def dark_key_to_door() -> Recipe:
-    """Dark Key-to-Door: two hidden cells, in order, from a new start in every episode."""
+    """Dark Key-to-Door on two CPU cores in under ten minutes.
+
+    Posterior sampling finds key and door within five episodes. Histories end soon after, because what is to
+    be learnt lies before: with 20 episodes of 2000 tasks the model ends at 1.6, with 10 of 4000 at 1.8.
+    """
     return Recipe(
         name="dark-key-to-door",
-        family={"name": "dark-key-to-door"},
+        family={"name": "dark-key-to-door", "num_train": 4000},
         collect=CollectSettings(
             source="posterior-sampling",
-            num_episodes=20,
+            num_episodes=10,
             learners_per_task=1,
             settings={"resample": "refuted"},
         ),
         model=ModelSettings(context_length=200, decoder={"intermediate_size": 128}),
         train=TrainSettings(
-            updates=1200, batch_size=16, learning_rate=5e-3, weight_decay=0.1, mixed_precision="bf16"
+            updates=2000, batch_size=16, learning_rate=3e-3, weight_decay=0.1, mixed_precision="bf16"
         ),
         evaluate=EvaluateSettings(num_episodes=40, rollouts_per_task=1),
     )
 
 
 def adversarial_bandit() -> Recipe:
-    """The adversarial bandit: odd arms pay in training, even ones in the test."""
+    """The adversarial bandit on two CPU cores in about three minutes: UCB on 4000 bandits, 100 pulls of each.
+
+    A pull is an episode, and the context holds all of them.
+    """
     return Recipe(
         name="adversarial-bandit",
         family={"name": "adversarial-bandit"},

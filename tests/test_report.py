@@ -19,6 +19,7 @@ from ad_hf.models import ADConfig, ADModel
 from ad_hf.recipes import Recipe
 from ad_hf.report import (
     AGENTS,
+    _page,
     _spread,
     check_report,
     episodes_to,
@@ -108,15 +109,13 @@ def test_the_page_tells_how_long_the_source_really_takes(tmp_path: Path) -> None
     assert "| expert distillation | - | - | - |" in (tmp_path / "report.md").read_text()
 
 
-def test_the_page_adds_up_all_episodes(tmp_path: Path) -> None:
-    write_report(REPORT, tmp_path)
-    page = (tmp_path / "report.md").read_text()
+def test_the_page_adds_up_all_episodes() -> None:
+    page = _page(REPORT)
     for row in ("algorithm distillation | 10.500 | 210.0 | 5.86", "random | 0.250 | 5.0 | 0.00"):
         assert f"| {row} |" in page
     assert "| source from scratch | 2.000 | 40.0 | 1.00 |" in page
     report = {**REPORT, "agents": REPORT["agents"] | {"source": agent(0.25, 0.25)}}
-    write_report(report, tmp_path)
-    assert "| source from scratch | 0.250 | 5.0 | - |" in (tmp_path / "report.md").read_text()
+    assert "| source from scratch | 0.250 | 5.0 | - |" in _page(report)
 
 
 def test_the_summary_has_the_returns_of_the_episodes_it_names() -> None:
@@ -225,10 +224,10 @@ def test_a_report_says_which_tasks_were_played_if_they_are_not_the_usual_ones(tm
     usual, other = about("ad", split="test"), about("ad", split="even")
     for report, words in ((usual, "16 held-out tasks"), (other, "16 held-out tasks of the split 'even'")):
         check_report(report, "it")
-        write_report(report, tmp_path)
         assert summary_text(report).startswith(f"ad_hf/DarkRoom-v0, {words}: mean return\n")
-        assert f"Frozen weights, {words}, 2 rollouts" in (tmp_path / "report.md").read_text()
+        assert f"Frozen weights, {words}, 2 rollouts" in _page(report)
         assert f"on {words} of `ad_hf/DarkRoom-v0`, 2\nrollouts" in card_of({}, {}, report=report).text
+    write_report(other, tmp_path)  # in the figure, too
     for split in ("$\\frac$", "a\nb", "", 5, None):
         with pytest.raises(ValueError, match="it is no report of `ad-hf evaluate`"):
             check_report(about("ad", split=split), "it")
@@ -246,13 +245,12 @@ def test_a_result_on_other_tasks_is_not_the_benchmarks() -> None:
         assert bool(entries) == is_benchmark
 
 
-def test_a_page_says_which_rollouts_did_not_begin_with_nothing(tmp_path: Path) -> None:
+def test_a_page_says_which_rollouts_did_not_begin_with_nothing() -> None:
     for report, words in (
         (REPORT, "context but for those from a prompt. "),
         (without("prompted"), "context. "),
     ):
-        write_report(report, tmp_path)
-        assert f"every rollout from an empty {words}" in (tmp_path / "report.md").read_text()
+        assert f"every rollout from an empty {words}" in _page(report)
 
 
 def test_what_an_evaluation_writes_passes_for_a_report() -> None:
