@@ -156,19 +156,23 @@ def adversarial_bandit() -> Recipe:
 
 
 def watermaze() -> Recipe:
-    """Watermaze: a hidden platform, found by the pictures on the walls."""
+    """Watermaze from pixels, on one CPU core in under thirty minutes.
+
+    The start always faces east. Where the heading is drawn, the model has to learn from the pictures where it
+    looks before it can learn anything in context, which takes more updates than this has.
+    """
     return Recipe(
         name="watermaze",
-        family={"name": "watermaze"},
+        family={"name": "watermaze", "num_train": 2048, "start": "east"},
         collect=CollectSettings(
             source="posterior-sampling",
             num_episodes=20,
-            learners_per_task=2,
+            learners_per_task=1,
             settings={"resample": "refuted"},
         ),
         model=ModelSettings(context_length=100, decoder={"intermediate_size": 128}),
         train=TrainSettings(
-            updates=1200, batch_size=16, learning_rate=3e-3, weight_decay=0.1, mixed_precision="bf16"
+            updates=4000, batch_size=16, learning_rate=3e-3, weight_decay=0.1, mixed_precision="bf16"
         ),
         evaluate=EvaluateSettings(num_episodes=30, rollouts_per_task=2),
     )

@@ -246,6 +246,13 @@ def test_an_episode_can_end_by_platform_and_horizon_at_once() -> None:
 # Starts and platforms
 
 
+def test_an_episode_can_start_at_the_centre_facing_east() -> None:
+    env = gym.make("ad_hf/Watermaze-v0", start="east").unwrapped
+    for seed in range(3):
+        env.reset(seed=seed)
+        assert env.world.recorded().tolist() == [[0, 0, 0]]  # type: ignore[attr-defined]
+
+
 def test_an_episode_starts_at_the_centre_with_any_heading() -> None:
     envs = pools(500)
     envs.reset(seed=0)
@@ -534,7 +541,7 @@ def test_the_tasks_of_a_family_are_environments() -> None:
         ({"platform": 5}, r"platform is 5.*\(x, y\)"),
         ({"platform": (1, 2, 3)}, r"platform is \(1, 2, 3\).*\(x, y\)"),
         ({"platform": ("1", "2")}, r"platform is \('1', '2'\).*\(x, y\)"),
-        ({"start": "corner"}, r"start is 'corner'.*'center' or 'rim'"),
+        ({"start": "corner"}, r"start is 'corner'.*'center', 'east' or 'rim'"),
         ({"step_seconds": 0}, r"step_seconds is 0.*above 0 and at most 1"),
         ({"step_seconds": 1.5}, r"step_seconds is 1\.5.*at most 1"),
         ({"step_seconds": [0.25, 1.0, 1.0]}, r"step_seconds is \[.*one number"),

@@ -101,7 +101,8 @@ class WatermazeVectorEnv(LockstepVectorEnv):
         num_envs: K.
         platform: (x, y) of the platform's centre, or K of them, at most 580 from the centre. None draws one,
             uniform in that disc, at the first reset and at every reset with a seed.
-        start: "center", or "rim" for one of eight points there, drawn each episode.
+        start: "center", with a heading drawn each episode; "east", the centre with facing along x,
+            always; or "rim", one of eight points there, drawn each episode, facing the centre.
         step_seconds: how long an action lasts, at most 1; all pools share it, and so they do the horizon.
         horizon: steps after which an episode is truncated.
         render_mode: None or "rgb_array" (a tuple of K frames).
@@ -129,8 +130,8 @@ class WatermazeVectorEnv(LockstepVectorEnv):
     ) -> None:
         frame = spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         super().__init__(num_envs, frame, len(MOTIONS), horizon, render_mode, autoreset_mode)
-        if start not in ("center", "rim"):
-            raise ValueError(f"start is {start!r}, but must be 'center' or 'rim'")
+        if start not in ("center", "east", "rim"):
+            raise ValueError(f"start is {start!r}, but must be 'center', 'east' or 'rim'")
         if not isinstance(step_seconds, int | float) or not 0 < step_seconds <= 1:
             raise ValueError(
                 f"step_seconds is {step_seconds!r}, but must be one number above 0 and at most 1: "
@@ -155,7 +156,9 @@ class WatermazeVectorEnv(LockstepVectorEnv):
 
     def _begin(self, rows: np.ndarray) -> None:
         for row in rows:
-            if self.start == "center":
+            if self.start == "east":
+                self.poses[row] = 0, 0, 0
+            elif self.start == "center":
                 self.poses[row] = 0, 0, self.generators[row].uniform(-np.pi, np.pi)
             else:
                 angle = self.generators[row].integers(8) * (np.pi / 4)
@@ -238,8 +241,8 @@ right (19.8 degrees each), 6 turn left and then forward, 7 turn right and then f
     | Start | the centre, with a heading drawn each episode |
     | Optimal return | 1, after 5 steps on average; a random policy earns 0.18 |
 
-    The paper says neither how long an action lasts nor where one looks at first. With a fixed heading, the
-    way to a platform could be learned with closed eyes. The arguments are those of `WatermazeVectorEnv`.
+    The paper says neither how long an action lasts nor where one looks at first. With a fixed heading, as by
+    `start="east"`, the way to a platform can also be learned with closed eyes. The arguments are those of `WatermazeVectorEnv`.
     """
 
     metadata: dict[str, Any] = {**SingleEnv.metadata, "action_symbols": ARROWS}  # noqa: RUF012
