@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -139,14 +140,17 @@ def dark_key_to_door() -> Recipe:
     )
 
 
-def adversarial_bandit() -> Recipe:
+def adversarial_bandit(name: str = "adversarial-bandit") -> Recipe:
     """The adversarial bandit on two CPU cores in about three minutes: UCB on 4000 bandits, 100 pulls of each.
 
     A pull is an episode, and the context holds all of them.
+
+    Args:
+        name: of the family, which says how bandits are drawn.
     """
     return Recipe(
-        name="adversarial-bandit",
-        family={"name": "adversarial-bandit"},
+        name=name,
+        family={"name": name},
         collect=CollectSettings(source="ucb", num_episodes=100, learners_per_task=1, lockstep=4096),
         model=ModelSettings(context_length=100, decoder={"intermediate_size": 128}),
         windows=WindowSettings(expert_share=0.5),
@@ -178,12 +182,35 @@ def watermaze() -> Recipe:
     )
 
 
+def watermaze_gpu() -> Recipe:
+    """Watermaze from pixels and with any heading, for a GPU: more platforms, 64 times the transitions.
+
+    Its numbers are scaled up from `watermaze`; nobody has measured what it reaches.
+    """
+    return Recipe(
+        name="watermaze-gpu",
+        family={"name": "watermaze", "num_train": 8192},
+        collect=watermaze().collect,
+        model=ModelSettings(
+            context_length=200,
+            decoder={"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
+        ),
+        train=TrainSettings(
+            updates=16_000, batch_size=128, learning_rate=1e-3, weight_decay=0.1, mixed_precision="bf16"
+        ),
+        evaluate=EvaluateSettings(num_episodes=160, rollouts_per_task=8),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "dark-room": dark_room,
     "dark-room-hard": dark_room_hard,
     "dark-key-to-door": dark_key_to_door,
     "adversarial-bandit": adversarial_bandit,
+    "adversarial-bandit-h": functools.partial(adversarial_bandit, "adversarial-bandit-h"),
+    "uniform-bandit": functools.partial(adversarial_bandit, "uniform-bandit"),
     "watermaze": watermaze,
+    "watermaze-gpu": watermaze_gpu,
 }
 
 

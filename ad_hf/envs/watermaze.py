@@ -242,7 +242,8 @@ right (19.8 degrees each), 6 turn left and then forward, 7 turn right and then f
     | Optimal return | 1, after 5 steps on average; a random policy earns 0.18 |
 
     The paper says neither how long an action lasts nor where one looks at first. With a fixed heading, as by
-    `start="east"`, the way to a platform can also be learned with closed eyes. The arguments are those of `WatermazeVectorEnv`.
+    `start="east"`, the way to a platform can also be learned with closed eyes. The arguments are those of
+    `WatermazeVectorEnv`.
     """
 
     metadata: dict[str, Any] = {**SingleEnv.metadata, "action_symbols": ARROWS}  # noqa: RUF012
