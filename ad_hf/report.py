@@ -287,7 +287,13 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
     last = report["protocol"]["num_episodes"]
     for height, (_, label, colour) in zip(_spread([end[0] for end in ends], 0.055 * top), ends, strict=True):
         axes.annotate(
-            label, (last, height), xytext=(8, 0), textcoords="offset points", color=colour, va="center"
+            label,
+            (last, height),
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            annotation_clip=False,  # the highest may stand above the axes
         )
     axes.set_xlim(1, max(last, 2))
     axes.set_ylim(0, top * 1.06)

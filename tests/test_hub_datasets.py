@@ -304,6 +304,7 @@ publish(folder, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_four_processes_publish_four_configs_at_once(hub: LocalHub, tmp_path: Path) -> None:
     names = ["alley", "bridge", "cellar", "dome"]
     folders = [collected(tmp_path / name, name) for name in names]

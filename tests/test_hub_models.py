@@ -283,6 +283,7 @@ def test_an_edited_card_is_kept_unless_it_shall_not(
 # Used from elsewhere
 
 
+@pytest.mark.slow
 def test_the_first_snippet_runs_as_it_stands_where_ad_hf_is_installed(
     model: str, story: Story, run_python: Callable[..., str]
 ) -> None:

@@ -85,6 +85,7 @@ def folder(folders: Path) -> Path:
 # Where ad_hf is installed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
