@@ -287,6 +287,9 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
         "tasks": {split: len(tasks) for split, tasks in family.splits.items()},
         "command": collect_command(output, family, settings),
     }
+    world: Any = make_vec(family["train"][:1]).unwrapped
+    if hasattr(world, "recorded_space"):
+        noted["recorded_space"] = str(world.recorded_space)
     metadata: dict[str, Any] = {"configs": [entry], "ad_hf": {"configs": {family.name: noted}}}
     if finished:
         noted["learning_curves"] = {split: _curve(folder, split) for split in family.splits}
