@@ -153,7 +153,6 @@ def adversarial_bandit(name: str = "adversarial-bandit") -> Recipe:
         family={"name": name},
         collect=CollectSettings(source="ucb", num_episodes=100, learners_per_task=1, lockstep=4096),
         model=ModelSettings(context_length=100, decoder={"intermediate_size": 128}),
-        windows=WindowSettings(expert_share=0.5),
         train=TrainSettings(updates=1000, learning_rate=5e-3, weight_decay=0.1, mixed_precision="bf16"),
         evaluate=EvaluateSettings(num_episodes=100, rollouts_per_task=4),
     )

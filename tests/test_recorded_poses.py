@@ -22,7 +22,7 @@ from ad_hf.dataset import load_histories, rows_at_once
 from ad_hf.envs.lockstep import LockstepVectorEnv, SingleEnv
 from ad_hf.histories import Histories, Recorder, collect, observations
 from ad_hf.streaming import open_stream
-from ad_hf.tasks import Task, TaskFamily, make_vec
+from ad_hf.tasks import Task, TaskFamily, load_task_family, make_vec
 from ad_hf.windows import WindowSettings, draw_windows, window_batch, window_batches
 
 ENV_ID = "tests/Corridor-v0"
@@ -300,3 +300,12 @@ def test_small_episodes_stay_together(tmp_path: Path) -> None:
     file = pq.ParquetFile(shard)
     assert file.metadata.num_row_groups == 1
     assert rows_at_once(file, 1000) == 1000
+
+
+def test_the_card_says_that_poses_are_recorded_and_learned_from(tmp_path: Path) -> None:
+    family = load_task_family("watermaze", num_train=8, num_test=8)
+    collect_dataset(tmp_path, family, CollectSettings("noise", num_episodes=2, learners_per_task=1))
+    text = (tmp_path / "README.md").read_text()
+    assert "hold poses in `Box(" in text
+    assert "The source learned from the poses." in text
+    assert load_histories(str(tmp_path), "watermaze").observation.shape[1:] == (3,)
