@@ -147,6 +147,7 @@ def test_a_checkpoint_carries_all_its_code(folder):
         assert (folder / name).read_text() == (ROOT / "ad_hf/models" / name).read_text()
 
 
+@pytest.mark.slow
 def test_checkpoints_live_without_ad_hf_and_gymnasium(folders, tmp_path):
     # Saved from there they are whole again, code included.
     before = """

@@ -153,6 +153,7 @@ def command_line(dataset: Path, output: Path, changes: Iterable[str]) -> list[st
     return ["ad_hf", "train", "dark-room", *options]
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_as_if_it_had_not_been(
     dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
