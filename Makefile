@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python -m
-# First, so that no core waits for them at the end.
+# A file for each core: among all the others, one core would wait for the other at the end.
 LONGEST := $(addprefix tests/test_,quickstart.py hub_story.py recipes_learn.py sources_references.py)
 
 .PHONY: help quickstart test fast lint clean
@@ -16,7 +16,8 @@ quickstart: $(VENV)/.installed  ## from nothing to an in-context learner, in run
 	$(VENV)/bin/python scripts/quickstart.py --output runs/quickstart
 
 test: lint fast  ## lint, then all tests, those that really learn included (minutes)
-	$(RUN) pytest -m slow -n 2 $(LONGEST) tests
+	$(RUN) pytest -m slow -n 2 --dist loadfile $(LONGEST)
+	$(RUN) pytest -m slow -n 2 $(addprefix --ignore=,$(LONGEST))
 
 fast: $(VENV)/.installed-test  ## only the tests that take seconds, on two cores
 	$(RUN) pytest -m "not slow" -n 2
