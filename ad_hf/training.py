@@ -359,7 +359,8 @@ def _save_checkpoint(
         (partial / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
         partial.rename(folder)
         for old in sorted(folder.parent.glob("update-*"))[:-keep]:
-            shutil.rmtree(old)
+            old.rename(partial)  # what an interruption leaves of it is no checkpoint
+            shutil.rmtree(partial)
     accelerator.wait_for_everyone()
 
 
