@@ -265,7 +265,8 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
 
     The other configs in the folder stay on it, and so does a text that was edited by hand.
     """
-    env = family["train"][0].make()
+    envs = make_vec(family["train"][:1])
+    world: Any = envs.unwrapped
     folder, path = output / family.name, output / "README.md"
     theirs = cards.load_card(path) if path.exists() else None
     noted = describe_collection(family, settings)
@@ -282,12 +283,11 @@ def write_card(output: Path, family: TaskFamily, settings: CollectSettings, fini
     noted |= {
         "complete": finished,
         "environment": family["train"][0].env_id,
-        "observation_space": str(env.observation_space),
-        "action_space": str(env.action_space),
+        "observation_space": str(envs.single_observation_space),
+        "action_space": str(envs.single_action_space),
         "tasks": {split: len(tasks) for split, tasks in family.splits.items()},
         "command": collect_command(output, family, settings),
     }
-    world: Any = make_vec(family["train"][:1]).unwrapped
     if hasattr(world, "recorded_space"):
         noted["recorded_space"] = str(world.recorded_space)
     metadata: dict[str, Any] = {"configs": [entry], "ad_hf": {"configs": {family.name: noted}}}

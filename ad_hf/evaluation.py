@@ -110,6 +110,19 @@ def in_context_returns(
     return returns.reshape(len(tasks), rollouts_per_task, num_episodes)
 
 
+def source_histories(
+    source: str,
+    tasks: Sequence[Task],
+    num_episodes: int,
+    rollouts_per_task: int,
+    seed: int,
+    settings: Mapping[str, Any] | None = None,
+) -> Histories:
+    """Histories (G * R) of a source that starts from nothing on every task."""
+    learners = [task for task in tasks for _ in range(rollouts_per_task)]
+    return collect(learners, source, num_episodes, seed, settings)
+
+
 def source_returns(
     source: str,
     tasks: Sequence[Task],
@@ -119,8 +132,7 @@ def source_returns(
     settings: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """Returns (G, R, E) of a source that starts from nothing on every task."""
-    learners = [task for task in tasks for _ in range(rollouts_per_task)]
-    histories = collect(learners, source, num_episodes, seed, dict(settings or {}))
+    histories = source_histories(source, tasks, num_episodes, rollouts_per_task, seed, settings)
     return histories.return_matrix().reshape(len(tasks), rollouts_per_task, num_episodes)
 
 
@@ -185,12 +197,8 @@ def evaluate(
     """
     if settings.split == "train":
         raise ValueError("the split 'train' was trained on: choose another, for example 'test'")
-    tasks, E, R, seed = (
-        family[settings.split],
-        settings.num_episodes,
-        settings.rollouts_per_task,
-        settings.seed,
-    )
+    tasks, seed = family[settings.split], settings.seed
+    E, R = settings.num_episodes, settings.rollouts_per_task
     needed = 100 * len(tasks) * R * max(source_episodes, E) + 8 * E * settings.bootstrap_samples
     if needed > psutil.virtual_memory().available:  # 100 bytes are an episode of a few steps
         raise ValueError(
@@ -204,8 +212,7 @@ def evaluate(
         played(0)
         curves[name] = in_context_returns(model, tasks, E, R, seed, played)
     on_progress(f"{source} from scratch", 0, 1)
-    learners = [task for task in tasks for _ in range(R)]
-    histories = collect(learners, source, max(source_episodes, E), seed, source_settings)
+    histories = source_histories(source, tasks, max(source_episodes, E), R, seed, source_settings)
     whole = histories.return_matrix().reshape(len(tasks), R, -1)
     curves["source"] = whole[..., :E]
     on_progress("references", 0, 1)

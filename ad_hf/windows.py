@@ -144,9 +144,7 @@ def draw_windows(
     B, L = batch_size, length
     offsets = histories.episode_offsets
     M = -(-(L - 1) // int(np.diff(offsets).min())) + 1
-    history = rng.integers(len(histories), size=B)
-    if weights is not None:
-        history = rng.choice(len(histories), size=B, p=weights)
+    history = rng.choice(len(histories), size=B, p=weights)
     bounds = histories.history_offsets[[history, history + 1]]  # (2, B), in episodes
     start, end = offsets[bounds]  # (B,) each, the history's first step and the one behind its last
     size = np.minimum(end - start, L)  # (B,) steps in the window
@@ -154,9 +152,8 @@ def draw_windows(
 
     skipped = rng.integers(2 * episode_stride - 1, size=(B, M))  # episodes left out after each of the window
     mean_length = (end - start) / (bounds[1] - bounds[0])  # (B,), in steps
-    needed = (
-        np.arange(M) < np.ceil((size - 1) / mean_length)[:, None]
-    )  # (B, M) gaps a window is likely to have
+    likely = np.ceil((size - 1) / mean_length)  # (B,) gaps
+    needed = np.arange(M) < likely[:, None]  # (B, M)
     steps_skipped = (skipped * needed).sum(axis=1) * mean_length
     skipped = (skipped * np.minimum(1, spare / np.maximum(steps_skipped, 1))[:, None]).astype(np.int64)
     steps_skipped = ((skipped * needed).sum(axis=1) * mean_length).astype(np.int64)
@@ -282,7 +279,7 @@ def window_batches(
         unordered: gather them by `decision_batch`, for DPT.
 
     Raises:
-        ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
+        ValueError: as `check_windows`, and if a batch cannot be shared equally.
     """
     check_windows(histories, length, unordered)
     _check_share(batch_size, num_processes)
@@ -325,7 +322,7 @@ def pooled_window_batches(
         unordered: gather them by `decision_batch`, for DPT.
 
     Raises:
-        ValueError: if a history is shorter than a window, or a batch cannot be shared equally.
+        ValueError: as `check_windows`, and if a batch cannot be shared equally.
     """
     _check_share(batch_size, num_processes)
     weights = history_weights(pool.histories, settings)

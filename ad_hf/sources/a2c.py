@@ -72,7 +72,7 @@ def a2c(
             paid = torch.from_numpy(reward).float()
             rollout.append((seen, action, paid, next_seen, terminated, done))
             episodes += done
-            seen = features(envs, restart(envs, observation, done))
+            seen = features(envs, restart(envs, observation, done)) if done.any() else next_seen
         columns = list(zip(*rollout, strict=True))
         inputs, actions, rewards, next_inputs = (torch.stack(column, 1) for column in columns[:4])
         # (K, N): a terminated step has no next value, an episode's last step no next advantage

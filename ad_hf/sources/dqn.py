@@ -86,12 +86,13 @@ def dqn(
         action = np.where(rng.random(K) < epsilon, rng.integers(A, size=K), greedy)
         observation, reward, terminated, truncated, _ = envs.step(action)
         done = terminated | truncated
-        happened = (seen, features(envs, observation), action, reward, ~terminated, ~done)
+        arrived = features(envs, observation)
+        happened = (seen, arrived, action, reward, ~terminated, ~done)
         for column, now in zip(memory, happened, strict=True):
             column[:, num_steps % memory_steps] = torch.as_tensor(now)
         num_steps += 1
         episode += done
-        seen = features(envs, restart(envs, observation, done))
+        seen = features(envs, restart(envs, observation, done)) if done.any() else arrived
         if num_steps % update_steps or num_steps < sequence_steps:
             continue
         shape = (K, batch_size, sequence_steps)
