@@ -7,6 +7,7 @@ of steps.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,46 +174,44 @@ class Recorder(VectorWrapper):
             )
         self._optimal_actions = world.optimal_actions if expert_actions else None
         self._observation: np.ndarray | None = None
-        self._ended = np.zeros(env.num_envs, dtype=bool)
-        self._steps: list[tuple[Any, ...]] = []
+        self._steps: list[tuple[Any, ...]] = []  # observation, action, reward, expert action of all rows
+        # Of rows that ended together: which, from and up to which step, and their final observations,
+        # terminated and truncated.
+        self._episodes: list[tuple[np.ndarray, ...]] = []
+        self._began = np.zeros(env.num_envs, dtype=np.int64)  # the first step of each row's episode
         observed = env.single_observation_space if self._recorded is None else world.recorded_space
         self._dtype = smallest_dtype(observed), smallest_dtype(env.single_action_space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Reset the rows of `options["reset_mask"]`, or all."""
-        rows = np.array((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        rows = (options or {}).get("reset_mask", slice(None))  # Gymnasium's own environments take it out
         observation, infos = self.env.reset(seed=seed, options=options)
         self._observation = self._to_record(observation)
-        self._ended &= ~rows
-        self._forget_unfinished(rows)
+        self._began[rows] = len(self._steps)
         return observation, infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """Step and record."""
         expert = None if self._optimal_actions is None else self._optimal_actions().astype(self._dtype[1])
         observation, reward, terminated, truncated, infos = self.env.step(actions)
-        led_to = seen = self._to_record(observation)
-        done = terminated | truncated
-        if self._mode == AutoresetMode.SAME_STEP and done.any():
-            led_to = seen.copy()
-            led_to[done] = np.stack(infos["final_obs"][done])
-        real = ~self._ended if self._mode == AutoresetMode.NEXT_STEP else np.ones(self.num_envs, dtype=bool)
-        action = np.array(actions, dtype=self._dtype[1])
-        self._steps.append((self._observation, action, reward, expert, led_to, terminated, truncated, real))
-        self._observation, self._ended = seen, done
+        action, earned = np.array(actions, dtype=self._dtype[1]), np.array(reward, dtype=np.float32)
+        self._steps.append((self._observation, action, earned, expert))
+        self._observation = self._to_record(observation)
+        # Where a row restarts by itself in the next step, that step is not part of an episode.
+        now, idle = len(self._steps), self._mode == AutoresetMode.NEXT_STEP
+        rows = np.flatnonzero((terminated | truncated) & (self._began < now))
+        if len(rows):
+            led_to = self._observation[rows]
+            if self._mode == AutoresetMode.SAME_STEP:
+                led_to = np.stack(infos["final_obs"][rows]).astype(self._dtype[0])
+            spans = self._began[rows], np.full(len(rows), now)
+            self._episodes.append((rows, *spans, led_to, terminated[rows], truncated[rows]))
+            self._began[rows] = now + idle
         return observation, reward, terminated, truncated, infos
 
     def _to_record(self, observation: np.ndarray) -> np.ndarray:
         seen = observation if self._recorded is None else self._recorded()
         return np.array(seen, dtype=self._dtype[0])
-
-    def _forget_unfinished(self, rows: np.ndarray) -> None:
-        """Mark the steps since the last episode's end as not real in the `rows` (K,) that are being reset."""
-        for *_, terminated, truncated, real in reversed(self._steps):
-            rows &= ~(terminated | truncated)
-            if not rows.any():
-                return
-            real &= ~rows
 
     def histories(self, tasks: Sequence[Task], num_episodes: int | None = None) -> Histories:
         """What has been recorded: the whole episodes of every row, or its first `num_episodes`.
@@ -224,33 +223,51 @@ class Recorder(VectorWrapper):
         Raises:
             ValueError: if a row has finished fewer episodes than asked for, or none, or `tasks` are not K.
         """
-        if len(tasks) != self.num_envs:
-            raise ValueError(f"got {len(tasks)} tasks for {self.num_envs} rows: give one for each")
-        columns: Any = (
-            None if column[0] is None else np.stack(column, 1) for column in zip(*self._steps, strict=True)
-        )
-        observation, action, reward, expert, led_to, terminated, truncated, real = columns
-        done = (terminated | truncated) & real  # (K, steps)
-        counts = done.sum(axis=1)
-        keep = counts if num_episodes is None else np.full_like(counts, num_episodes)
+        K, T = self.num_envs, len(self._steps)
+        if len(tasks) != K:
+            raise ValueError(f"got {len(tasks)} tasks for {K} rows: give one for each")
+        ended = [np.concatenate(column) for column in zip(*self._episodes, strict=True)]
+        counts = np.bincount(ended[0], minlength=K) if ended else np.zeros(K, dtype=np.int64)
+        keep = counts if num_episodes is None else np.full(K, num_episodes)
         if (counts < np.maximum(keep, 1)).any():
             asked = f"{num_episodes or 1} were asked for: ask for fewer or run longer"
             raise ValueError(f"a row finished {counts.min()} episodes, but {asked}")
-        kept = real & (np.cumsum(done, axis=1) - done < keep[:, None])
-        ends = done & kept
-        lengths = np.diff(np.flatnonzero(ends[kept]), prepend=-1)
+        in_order = np.argsort(ended[0], kind="stable")
+        in_order = in_order[runs(np.cumsum(counts) - counts, keep)]  # by row, then as they ended
+        row, first, end, final_observation, terminated, truncated = (column[in_order] for column in ended)
+        lengths = end - first
+        every = lengths.sum() == K * T  # each step belongs to an episode that is kept
+        steps = slice(None) if every else runs(row * T + first, lengths)
+        observation, action, reward, expert = (
+            None if column[0] is None else _by_row(column)[steps] for column in zip(*self._steps, strict=True)
+        )
         return Histories(
-            observation=observation[kept],
-            action=action[kept],
-            reward=reward[kept].astype(np.float32),
-            final_observation=led_to[ends],
-            terminated=terminated[ends],
-            truncated=truncated[ends],
+            observation=observation,
+            action=action,
+            reward=reward,
+            final_observation=final_observation,
+            terminated=terminated,
+            truncated=truncated,
             episode_offsets=np.concatenate([[0], np.cumsum(lengths)]),
             history_offsets=np.concatenate([[0], np.cumsum(keep)]),
             tasks=tuple(tasks),
-            expert_action=None if expert is None else expert[kept],
+            expert_action=expert,
         )
+
+
+def _by_row(column: Sequence[np.ndarray]) -> np.ndarray:
+    """T arrays (K, ...) as one array (K * T, ...): the steps of the first row, then those of the second."""
+    shape, dtype = column[0].shape, column[0].dtype
+    # Moved as items of bytes, whatever is in them: NumPy would loop over components one step at a time.
+    size = dtype.itemsize * math.prod(shape[1:])
+    items = [values.reshape(len(values), -1).view(f"V{size}") for values in column]
+    return np.concatenate(items, axis=1).reshape(-1).view(dtype).reshape(-1, *shape[1:])
+
+
+def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The indices start, start + 1, ... of runs of given lengths, one run after another."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def collect(

@@ -18,6 +18,7 @@ from ad_hf.tasks import Task, TaskFamily, split_tasks
 
 LEFT, RIGHT, UP, DOWN, NOOP = range(5)
 MOVES = np.array([[-1, 0], [1, 0], [0, 1], [0, -1], [0, 0]])
+TOWARDS = np.array([DOWN, NOOP, UP, LEFT, NOOP, RIGHT])  # along y, along x
 ARROWS = "←→↑↓·"  # the actions, for the eye
 CELL = 32  # pixels of a cell's side in rgb_array frames
 FLOOR, LINES, GOAL, AGENT = (24, 27, 38), (44, 49, 66), (246, 193, 80), (96, 196, 240)
@@ -27,15 +28,21 @@ Start = str | Sequence[int]
 
 def move(positions: np.ndarray, actions: np.ndarray, size: int) -> np.ndarray:
     """Positions (..., 2) after one step; walls stop, they do not wrap."""
-    return np.clip(positions + MOVES[actions], 0, size - 1)
+    return np.minimum(np.maximum(positions + MOVES.take(actions, axis=0), 0), size - 1)
+
+
+def at(positions: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which positions (K, 2) are the places (K, 2); a tenth of the time of `all(axis=1)`."""
+    same = positions == places
+    return same[:, 0] & same[:, 1]
 
 
 def walk_towards(positions: np.ndarray, goals: np.ndarray) -> np.ndarray:
     """The optimal policy: actions (...) that walk to `goals` (..., 2), the longer way first, then stay."""
     x, y = np.moveaxis(goals - positions, -1, 0)
     along_x = np.abs(x) >= np.abs(y)
-    towards = [along_x & (x < 0), along_x & (x > 0), ~along_x & (y > 0), ~along_x & (y < 0)]
-    return np.select(towards, [LEFT, RIGHT, UP, DOWN], NOOP)
+    towards = np.sign(np.where(along_x, x, y)) + 1  # 0, 1 or 2: back, stay, forth
+    return TOWARDS.take(towards + 3 * along_x)
 
 
 class DarkRoomVectorEnv(LockstepVectorEnv):
@@ -93,7 +100,7 @@ class DarkRoomVectorEnv(LockstepVectorEnv):
 
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._positions = move(self._positions, actions, self.size)
-        on_goal = (self._positions == self.goals).all(axis=1)
+        on_goal = at(self._positions, self.goals)
         rewards = (on_goal & ~self._paid if self.reward_once else on_goal).astype(np.float64)
         self._paid |= on_goal
         return rewards, on_goal & self.terminate_on_goal
@@ -234,7 +241,7 @@ def start_cell(start: Start, size: int) -> np.ndarray | None:
 
 
 def start_positions(
-    start: np.ndarray | None, size: int, generators: Sequence[np.random.Generator], rows: np.ndarray
+    start: np.ndarray | None, size: int, generators: Mapping[int, np.random.Generator], rows: np.ndarray
 ) -> np.ndarray:
     """Where the episodes of these rows start, (rows, 2): as fixed, or each drawn by its own generator."""
     if start is not None:

@@ -18,6 +18,7 @@ from ad_hf.envs.dark_room import (
     AGENT,
     ARROWS,
     Start,
+    at,
     cells,
     draw_room,
     move,
@@ -98,8 +99,8 @@ class DarkKeyToDoorVectorEnv(LockstepVectorEnv):
 
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._positions = move(self._positions, actions, self.size)
-        takes = (self._positions == self.keys).all(axis=1) & ~self._has_key
-        at_door = (self._positions == self.doors).all(axis=1) & self._has_key
+        takes = at(self._positions, self.keys) & ~self._has_key
+        at_door = at(self._positions, self.doors) & self._has_key
         pays = at_door if self.door_pays_every_step else at_door & ~self._opened
         self._had_key = self._has_key
         self._has_key = self._has_key | takes

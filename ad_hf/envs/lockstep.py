@@ -32,7 +32,7 @@ class LockstepVectorEnv(VectorEnv):
         autoreset_mode: any of Gymnasium's three.
 
     Attributes:
-        generators: K random generators. What a world draws comes from its own.
+        generators: of each row, from its first reset on. What a world draws comes from its own.
         terminates_at_horizon: whether the horizon is the world's own end, with nothing behind it.
 
     Raises:
@@ -59,7 +59,7 @@ class LockstepVectorEnv(VectorEnv):
         self.single_action_space = spaces.Discrete(num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.generators = [np.random.default_rng() for _ in range(num_envs)]
+        self.generators: dict[int, np.random.Generator] = {}
         self._has_task = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._done = np.zeros(num_envs, dtype=bool)
@@ -106,6 +106,9 @@ class LockstepVectorEnv(VectorEnv):
         if seed is not None:
             draws |= self._seed(seed, mask)
         if draws.any():
+            for row in np.flatnonzero(draws):
+                if row not in self.generators:
+                    self.generators[row] = np.random.default_rng()
             self._draw_tasks(np.flatnonzero(draws))
             self._has_task |= draws
         self._restart(mask)

@@ -6,6 +6,7 @@ of rewards so far in the episode where that is remembered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -51,28 +52,37 @@ def q_learning(
         raise ValueError(f"tabular Q-learning needs a Discrete action space, got {envs.single_action_space}")
     K, A = envs.num_envs, int(envs.single_action_space.n)
     rng = np.random.default_rng(seed)
-    rows = np.arange(K)
     memories = remember_rewards + 1
-    q = np.full((K, num_states * memories, A), initial_value, dtype=np.float32)
-    state = state_of(envs.reset(seed=seed)[0]) * memories
+    # One row for each state of each learner. Here `take` costs a fifth of indexing, and `argmax` of `max`.
+    table = np.full((K * num_states * memories, A), initial_value, dtype=np.float32)
+    entries = table.reshape(-1)
+    first_row = np.arange(K) * (num_states * memories)
+    learners = np.arange(0, K * A, A)  # where in the values (K, A) of a step those of each learner begin
+    row = first_row + state_of(envs.reset(seed=seed)[0]) * memories  # (K,)
     num_paid = np.zeros(K, dtype=np.int64)
     episode = np.zeros(K, dtype=np.int64)
+    epsilon = np.full(K, epsilon_start)
     while episode.min() < num_episodes:
-        progress = np.minimum(episode / (exploration * num_episodes), 1)
-        epsilon = epsilon_start + (epsilon_end - epsilon_start) * progress
-        values = q[rows, state]  # (K, A)
+        values = table.take(row, axis=0)  # (K, A)
         # A tiny random number per entry breaks ties; an explorer's numbers are large enough to decide alone.
         scale = np.where(rng.random(K) < epsilon, 1e6, 1e-6)
         action = (values + rng.random((K, A), dtype=np.float32) * scale[:, None]).argmax(axis=1)
         observation, reward, terminated, truncated, _ = envs.step(action)
         num_paid = np.minimum(num_paid + (reward != 0), remember_rewards)
-        next_state = state_of(observation) * memories + num_paid
-        target = reward + discount * ~terminated * q[rows, next_state].max(axis=1)
-        q[rows, state, action] += learning_rate * (target - values[rows, action])
-        done = terminated | truncated
-        episode += done
-        num_paid[done] = 0
-        state = state_of(restart(envs, observation, done)) * memories + num_paid
+        next_row = first_row + state_of(observation) * memories + num_paid
+        next_values = table.take(next_row, axis=0)
+        best = next_values.take(learners + next_values.argmax(axis=1))
+        target = reward + discount * ~terminated * best
+        old = values.take(learners + action)
+        entries[row * A + action] = old + learning_rate * (target - old)
+        row, done = next_row, terminated | truncated
+        if done.any():
+            episode += done
+            progress = np.minimum(episode / (exploration * num_episodes), 1)
+            epsilon = epsilon_start + (epsilon_end - epsilon_start) * progress
+            num_paid[done] = 0
+            row = first_row + state_of(restart(envs, observation, done)) * memories
+            row += num_paid
 
 
 def _discrete_states(space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
@@ -80,6 +90,13 @@ def _discrete_states(space: spaces.Space) -> tuple[int, Callable[[np.ndarray], n
     if isinstance(space, spaces.Discrete):
         return int(space.n), lambda observation: observation - space.start
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        place_values = np.cumprod([1, *space.nvec[:0:-1]])[::-1]
-        return int(np.prod(space.nvec)), lambda observation: (observation - space.start) @ place_values
+        start, sizes = space.start.tolist(), space.nvec.tolist()
+
+        def state_of(observation: np.ndarray) -> np.ndarray:
+            state = observation[:, 0] - start[0]
+            for component in range(1, len(sizes)):
+                state = state * sizes[component] + (observation[:, component] - start[component])
+            return state
+
+        return math.prod(sizes), state_of
     raise ValueError(f"tabular Q-learning needs Discrete or MultiDiscrete observations, got {space}")
