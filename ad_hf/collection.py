@@ -5,13 +5,18 @@ Each shard is written whole or not at all, so an interrupted collection goes on 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
 import shlex
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +115,7 @@ def collect_dataset(
     family: TaskFamily,
     settings: CollectSettings,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    num_proc: int = 1,
 ) -> None:
     """Collect a family's learning histories into a folder; interrupted, it goes on where it stopped.
 
@@ -118,9 +124,11 @@ def collect_dataset(
         family: tasks of all splits are collected, each split into shards of its own.
         settings: what to collect.
         on_progress: called with the shards written and their number, before each lockstep run and at the end.
+        num_proc: processes that share the lockstep runs; what they write does not depend on it.
 
     Raises:
-        ValueError: if the folder holds anything else than this collection, or a part of it.
+        ValueError: if the folder holds anything else than this collection, or a part of it, or a process
+            dies.
     """
     noted = configs_of(read_card(output, str(output))).get(family.name)
     if noted and "expert_actions" not in noted:  # begun when there were none
@@ -134,23 +142,60 @@ def collect_dataset(
     (output / family.name).mkdir(parents=True, exist_ok=True)
     if family.name not in configs_of(card):
         write_card(output, family, settings, finished=False)
-    for number, run in enumerate(runs):
-        on_progress(sum(shard.path.exists() for r in runs for shard in r), total)
-        if all(shard.path.exists() for shard in run):
-            continue
-        finished = False
-        seed = int(np.random.SeedSequence((settings.seed, number)).generate_state(1)[0])
-        tasks = [task for shard in run for task in shard.tasks]
-        histories = collect(
-            tasks, settings.source, settings.num_episodes, seed, settings.settings, expert_actions
-        )
-        first = 0
-        for shard in run:
-            write_shard(shard, histories, first)
-            first += len(shard.tasks)
-    if not finished:
+    pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
+    work = functools.partial(_collect_run, settings, expert_actions)
+    for _ in _share_out(work, pending, min(num_proc, len(pending))):
+        on_progress(sum(shard.path.exists() for run in runs for shard in run), total)
+    if pending or not finished:
         write_card(output, family, settings, finished=True)
     on_progress(total, total)
+
+
+def _collect_run(settings: CollectSettings, expert_actions: bool, numbered: tuple[int, list[Shard]]) -> None:
+    """Collect and write the shards of one lockstep run."""
+    number, run = numbered
+    seed = int(np.random.SeedSequence((settings.seed, number)).generate_state(1)[0])
+    tasks = [task for shard in run for task in shard.tasks]
+    histories = collect(
+        tasks, settings.source, settings.num_episodes, seed, settings.settings, expert_actions
+    )
+    first = 0
+    for shard in run:
+        write_shard(shard, histories, first)
+        first += len(shard.tasks)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _share_out(work: Callable[[Any], None], pieces: Sequence[Any], num_proc: int) -> Iterator[None]:
+    """Do the work on all pieces, in this process or in others; yields before the first and after each.
+
+    Raises:
+        ValueError: if a process dies.
+    """
+    yield
+    if num_proc <= 1:
+        for piece in pieces:
+            work(piece)
+            yield
+        return
+    processes = get_context("spawn")  # a fork would inherit locks of threads that it has not
+    with ProcessPoolExecutor(num_proc, processes, initializer=_leave_interrupts_to_parent) as pool:
+        try:
+            for done in as_completed([pool.submit(work, piece) for piece in pieces]):
+                done.result()
+                yield
+        except BaseException as error:  # also when this process is interrupted
+            for child in active_children():
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ValueError(
+                    f"one of {num_proc} processes died, perhaps for want of memory; whole shards are kept: "
+                    "run it again with a lower --num-proc or collect.lockstep"
+                ) from error
+            raise
 
 
 def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> RepoCard | None:

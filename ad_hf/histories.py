@@ -64,6 +64,11 @@ class Histories:
         """E, summed over histories."""
         return len(self.episode_offsets) - 1
 
+    @functools.cached_property
+    def shortest_episode(self) -> int:
+        """The steps of the shortest episode."""
+        return int(np.diff(self.episode_offsets).min())
+
     def episode_returns(self) -> np.ndarray:
         """(E,) float64: the sum of rewards of each episode."""
         totals = np.concatenate([[0.0], np.cumsum(self.reward, dtype=np.float64)])
@@ -124,7 +129,7 @@ def without_first(histories: Histories, number: int) -> Histories:
 
 def observations(histories: Histories, steps: np.ndarray) -> np.ndarray:
     """What was seen on these steps, (..., observation): pictures, where poses are recorded."""
-    recorded = histories.observation[steps]
+    recorded = histories.observation.take(steps, axis=0)
     observe = _observer(histories.tasks[0])
     return recorded if observe is None else observe(recorded)
 
@@ -238,9 +243,10 @@ class Recorder(VectorWrapper):
         lengths = end - first
         every = lengths.sum() == K * T  # each step belongs to an episode that is kept
         steps = slice(None) if every else runs(row * T + first, lengths)
-        observation, action, reward, expert = (
+        columns: Any = (
             None if column[0] is None else _by_row(column)[steps] for column in zip(*self._steps, strict=True)
         )
+        observation, action, reward, expert = columns
         return Histories(
             observation=observation,
             action=action,

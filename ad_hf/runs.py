@@ -42,9 +42,11 @@ SOMETIMES = (*WEIGHTS, STATE, PROGRESS, EVALUATION, FIGURE)
 logger = logging.getLogger(__name__)
 
 
-def run_collect(recipe: Recipe, output: Path, on_progress: Callable[[int, int], None]) -> None:
+def run_collect(
+    recipe: Recipe, output: Path, on_progress: Callable[[int, int], None], num_proc: int = 1
+) -> None:
     """The stages from tasks to a dataset; see `collect_dataset`."""
-    collect_dataset(output, recipe.task_family(), recipe.collect, on_progress)
+    collect_dataset(output, recipe.task_family(), recipe.collect, on_progress, num_proc)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class TrainSettings:
         beta2: of AdamW; .95 forgets the steep first updates sooner than .999.
         max_grad_norm: gradients are clipped to this norm.
         mixed_precision: "no" or "bf16".
+        compile: train by `torch.compile`, through Accelerate. On a CPU it takes half a minute at the start,
+            and a C++ compiler; then training is a fifth faster.
         log_every: updates between two lines of the log.
         evaluate_every: updates between two short in-context evaluations on held-out tasks; 0 for none.
         evaluate_episodes: episodes of such an evaluation.
@@ -81,6 +83,7 @@ class TrainSettings:
     beta2: float = 0.95
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
+    compile: bool = False
     log_every: int = 20
     evaluate_every: int = 0
     evaluate_episodes: int = 40
@@ -213,7 +216,7 @@ def train(
                 _save_checkpoint(accelerator, folder, model, optimizer, progress, settings.keep_checkpoints)
                 if accelerator.is_main_process and update < settings.updates:
                     on_checkpoint(folder, _describe_run(update, settings, world))
-    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
     if accelerator.is_main_process:
         _put_model(model, output, recipe, _describe_run(settings.updates, settings, world))
     accelerator.wait_for_everyone()
@@ -228,6 +231,7 @@ def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
         gradient_accumulation_steps=settings.accumulation,
         log_with=list(settings.trackers) or None,
         project_dir=output,
+        dynamo_backend="inductor" if settings.compile else None,  # None leaves it to `accelerate launch`
     )
     parts = accelerator.num_processes * settings.accumulation
     if settings.batch_size % parts:
@@ -312,7 +316,7 @@ def _short_evaluation(
     values = {}
     if accelerator.is_main_process:
         episodes, rollouts = settings.evaluate_episodes, 4
-        playing = accelerator.unwrap_model(model)
+        playing = accelerator.unwrap_model(model, keep_torch_compile=False)
         # Autocast would fill a cache with keys and values of two types; training goes on with it.
         autocast = playing.__dict__.pop("forward", None)
         returns = in_context_returns(playing, family["test"], episodes, rollouts, settings.seed).mean(
@@ -354,7 +358,7 @@ def _save_checkpoint(
         partial = folder.parent / "partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        accelerator.unwrap_model(model).save_pretrained(partial)
+        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial)
         save_file(state, partial / STATE)
         (partial / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
         partial.rename(folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ad_hf.histories import Histories, observations, pick
+from ad_hf.histories import Histories, observations, pick, runs
 from ad_hf.streaming import EXCHANGES, HistoryPool
 
 
@@ -126,8 +126,8 @@ def draw_windows(
     """Choose windows: any history, any first step, episodes one after another with gaps between them.
 
     A window never leaves its history. Where the gaps drawn would carry it past the end, they shrink in
-    proportion; what then still does not fit, because episodes differ in length, is cut off the last gaps. Of
-    a history that is shorter than a window all is taken, and the rest of the window is empty.
+    proportion; where that is not enough, because episodes differ in length, they are halved until it is. Of a
+    history that is shorter than a window all is taken, and the rest of the window is empty.
 
     Args:
         histories: N histories.
@@ -143,7 +143,7 @@ def draw_windows(
     """
     B, L = batch_size, length
     offsets = histories.episode_offsets
-    M = -(-(L - 1) // int(np.diff(offsets).min())) + 1
+    M = -(-(L - 1) // histories.shortest_episode) + 1
     history = rng.choice(len(histories), size=B, p=weights)
     bounds = histories.history_offsets[[history, history + 1]]  # (2, B), in episodes
     start, end = offsets[bounds]  # (B,) each, the history's first step and the one behind its last
@@ -158,27 +158,32 @@ def draw_windows(
     skipped = (skipped * np.minimum(1, spare / np.maximum(steps_skipped, 1))[:, None]).astype(np.int64)
     steps_skipped = ((skipped * needed).sum(axis=1) * mean_length).astype(np.int64)
     start = start + rng.integers(spare - steps_skipped + 1)  # (B,) where the windows start
+    begun = np.searchsorted(offsets, start, side="right") - 1  # (B,) the episodes they start in
 
-    episode = np.searchsorted(offsets, start, side="right") - 1
-    missing = size
-    parts = []  # of each episode: its first step, the first step of the window in it, the number of those
-    for gap in skipped.T:
-        taken = np.minimum(offsets[episode + 1] - start, missing)
-        parts.append((offsets[episode], start, taken))
-        missing = missing - taken
+    while True:  # without gaps every window fits, so this ends
+        episode = begun[:, None] + np.cumsum(skipped + 1, axis=1) - skipped - 1  # (B, M)
+        exists = episode < bounds[1][:, None]
+        first, behind = offsets.take([episode, episode + 1], mode="clip")  # of its steps
+        first[:, 0] = start
+        lengths = (behind - first) * exists
+        position = np.cumsum(lengths, axis=1) - lengths  # (B, M) in the window
+        taken = np.minimum(lengths, np.maximum(size[:, None] - position, 0))
+        missing = taken.sum(axis=1) < size
         if not missing.any():
             break
-        # From an episode later than this one, too few steps would be left to fill the window.
-        latest = np.searchsorted(offsets, end - np.maximum(missing, 1), side="right") - 1
-        episode = np.minimum(episode + 1 + gap, latest)
-        start = offsets[episode]
-    assert not missing.any()
-    parts.append((np.full(B, -2), start, L - size))  # the empty rest
-    first, start, taken = np.stack(parts, axis=2)  # (B, M) each
-    position = np.cumsum(taken, axis=1) - taken  # in the window
-    steps = np.repeat(start - position, taken.ravel()).reshape(B, L) + np.arange(L)
-    begins = steps == np.repeat(first, taken.ravel()).reshape(B, L)
-    return np.where(np.arange(L) < size[:, None], steps, -1), begins
+        skipped[missing] //= 2
+
+    begins = np.zeros((B, L), dtype=bool)
+    starts_episode = taken > 0
+    starts_episode[:, 0] = start == offsets[begun]
+    row, number = np.nonzero(starts_episode)
+    begins[row, position[row, number]] = True
+    if (size < L).any():  # an empty rest
+        first, position, taken = (
+            np.column_stack(pair) for pair in ((first, start), (position, size), (taken, L - size))
+        )
+    steps = np.repeat((first - position).ravel(), taken.ravel()).reshape(B, L) + np.arange(L)
+    return np.where(np.arange(L) < size[:, None], steps, -1) if (size < L).any() else steps, begins
 
 
 def window_batch(
@@ -194,19 +199,25 @@ def window_batch(
 
     Returns:
         observation (B, L, ...), previous_action (B, L), previous_reward (B, L), episode_start (B, L), labels
-        (B, L), -100 where there is nothing to predict.
+        (B, L), -100 where there is nothing to predict. Integers are as small as they can be.
     """
-    action, reward = histories.action[steps].astype(np.int64), histories.reward[steps]
-    previous_action = np.concatenate([np.full((len(steps), 1), num_actions), action[:, :-1]], axis=1)
-    previous_reward = np.concatenate([np.zeros((len(steps), 1), np.float32), reward[:, :-1]], axis=1)
+    action = histories.action.take(steps).astype(_label_dtype(num_actions))
+    previous_action, previous_reward = np.empty_like(action), np.zeros(steps.shape, dtype=np.float32)
+    previous_action[:, 0], previous_action[:, 1:] = num_actions, action[:, :-1]
+    previous_reward[:, 1:] = histories.reward.take(steps[:, :-1])
     batch = {
         "observation": observations(histories, steps),
         "previous_action": previous_action,
         "previous_reward": previous_reward,
         "episode_start": begins,
-        "labels": np.where(steps < 0, -100, action),
+        "labels": np.where(steps < 0, action.dtype.type(-100), action),
     }
     return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def _label_dtype(num_actions: int) -> np.dtype:
+    """The smallest type that holds every action, A and -100."""
+    return np.min_scalar_type(-max(num_actions + 1, 100))
 
 
 def decision_batch(
@@ -361,17 +372,18 @@ def _draw_batch(
 ) -> dict[str, torch.Tensor]:
     """Draw B windows and gather those that are `mine`."""
     steps, begins = draw_windows(histories, batch_size, length, settings.episode_stride, rng, weights)
-    masked = rng.random(steps.shape) < settings.token_mask
     if unordered:
         order = (rng.random((batch_size, length - 1)) + (steps[:, 1:] < 0)).argsort(axis=1) + 1
         borders = histories.episode_offsets[histories.history_offsets]
         history = np.searchsorted(borders, steps[:, 0], side="right") - 1
         query = rng.integers(borders[history], borders[history + 1])
-        masked[:, 0] = False
         batch = decision_batch(histories, steps[mine], begins[mine], num_actions, order[mine], query[mine])
     else:
         batch = window_batch(histories, steps[mine], begins[mine], num_actions)
     if settings.token_mask:
+        masked = rng.random(steps.shape) < settings.token_mask
+        if unordered:
+            masked[:, 0] = False  # the query
         batch["token_mask"] = torch.from_numpy(masked[mine])
     return batch
 
@@ -382,18 +394,14 @@ def expert_part(histories: Histories, share: float) -> Histories:
     The same windows cut from it show a skilled agent and never one that becomes skilled.
     """
     starts, ends = histories.history_offsets[:-1], histories.history_offsets[1:]
-    firsts = ends - np.maximum(((ends - starts) * share).astype(np.int64), 1)
-    episodes = np.concatenate([np.arange(first, end) for first, end in zip(firsts, ends, strict=True)])
-    steps = np.concatenate(
-        [
-            np.arange(histories.episode_offsets[a], histories.episode_offsets[b])
-            for a, b in zip(firsts, ends, strict=True)
-        ]
-    )
+    kept = np.maximum(((ends - starts) * share).astype(np.int64), 1)  # episodes of each history
+    episodes = runs(ends - kept, kept)
+    first, behind = histories.episode_offsets[[ends - kept, ends]]
+    steps = runs(first, behind - first)
     lengths = np.diff(histories.episode_offsets)[episodes]
     return Histories(
         **pick(histories, steps, episodes),  # type: ignore[arg-type]
         episode_offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        history_offsets=np.concatenate([[0], np.cumsum(ends - firsts)]),
+        history_offsets=np.concatenate([[0], np.cumsum(kept)]),
         tasks=histories.tasks,
     )

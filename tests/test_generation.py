@@ -97,7 +97,7 @@ def test_cached_steps_equal_full_passes(decoder, attention):
     assert_every_step_is_exact(lively_model(decoder, context_length=9, attn_implementation=attention), 30)
 
 
-@pytest.mark.parametrize("decoder", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("decoder", ["gpt_neox", "llama", "gpt2", "mistral"])
 def test_cached_steps_of_three_tokens_equal_full_passes(decoder):
     assert_every_step_is_exact(lively_model(decoder, context_length=8, tokens_per_transition=3), 26)
 
@@ -215,7 +215,7 @@ def recorded(envs: VectorEnv, num_episodes: int | None = None) -> Histories:
 
 def room_model(**settings: Any) -> ADModel:
     """Of a seed whose episodes differ most; a model that never learnt mostly walks into a wall."""
-    return lively_model(observation_space=ROOM, **({"context_length": 12, "seed": 8} | settings))
+    return lively_model(observation_space=ROOM, **({"context_length": 12, "seed": 19} | settings))
 
 
 def played_by_hand(
@@ -247,7 +247,7 @@ def test_generate_equals_a_loop_written_by_hand():
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-@pytest.mark.parametrize("decoder", ["llama", "mistral", "mamba"])
+@pytest.mark.parametrize("decoder", ["gpt_neox", "mistral", "mamba"])
 def test_every_autoreset_mode_gives_the_same_episodes(decoder, mode):
     model = lively_model(decoder, observation_space=ROOM, context_length=12)
     wanted = model.generate(rooms(), num_episodes=6, seed=3)
@@ -259,7 +259,7 @@ def test_every_autoreset_mode_gives_the_same_episodes(decoder, mode):
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_ragged_episodes_do_not_depend_on_the_autoreset_mode(mode):
     # Greedily, for rows that wait draw too, and before a context is cut, for a wait brings the cut forward.
-    model = room_model(context_length=60, seed=7)
+    model = room_model(context_length=60, seed=10)
     outputs = [
         model.generate(rooms(each, ragged=True), num_episodes=5, seed=1, do_sample=False)
         for each in (AutoresetMode.DISABLED, mode)

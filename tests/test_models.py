@@ -25,7 +25,8 @@ from ad_hf.models.modeling_ad import matmul_attention
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 DECODERS: dict[str, dict[str, Any]] = {
-    "llama": SMALL | {"intermediate_size": 64},  # the default, made smaller
+    "gpt_neox": SMALL | {"intermediate_size": 64},  # the default, made smaller
+    "llama": SMALL | {"model_type": "llama", "intermediate_size": 64},
     "opt": SMALL | {"model_type": "opt", "ffn_dim": 64, "do_layer_norm_before": False},  # the paper's
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4},
     "qwen3": SMALL
@@ -43,10 +44,10 @@ DECODERS: dict[str, dict[str, Any]] = {
     },
 }
 LINEAR = re.compile(r"reward|project|first|second")  # in an embedding
-PLAIN = ("llama", "opt", "gpt2", "qwen3")  # attend to the whole context, in every implementation
+PLAIN = ("gpt_neox", "llama", "opt", "gpt2", "qwen3")  # attend to the whole context, in every implementation
 
 
-def lively_model(decoder: str = "llama", seed: int = 0, **settings: Any) -> ADModel:
+def lively_model(decoder: str = "gpt_neox", seed: int = 0, **settings: Any) -> ADModel:
     """A small model whose logits spread by about 1: at the usual small weights, mistakes would not show."""
     model = ADModel(ADConfig(decoder=DECODERS[decoder], **settings)).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -101,7 +102,7 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, atol: float = 1e-5) -
 
 def test_a_partial_decoder_changes_the_default():
     default, changed = ADConfig().decoder, ADConfig(decoder={"num_hidden_layers": 1}).decoder
-    assert (default.model_type, default.num_hidden_layers, default.hidden_size) == ("llama", 4, 64)
+    assert (default.model_type, default.num_hidden_layers, default.hidden_size) == ("gpt_neox", 4, 64)
     assert changed.to_dict() == default.to_dict() | {"num_hidden_layers": 1}
 
 

@@ -278,13 +278,13 @@ def test_a_batch_has_the_types_the_model_takes() -> None:
     histories = counting_histories(EVEN)
     pictures = np.zeros((len(histories.action), 6, 5, 3), np.uint8)
     steps, begins = drawn(histories, 12, 1, num=2)
-    batch = window_batch(Histories(**{**vars(histories), "observation": pictures}), steps, begins, 7)
+    batch = window_batch(replace(histories, observation=pictures), steps, begins, 7)
     assert {name: tensor.dtype for name, tensor in batch.items()} == {
         "observation": torch.uint8,
-        "previous_action": torch.int64,
+        "previous_action": torch.int8,
         "previous_reward": torch.float32,
         "episode_start": torch.bool,
-        "labels": torch.int64,
+        "labels": torch.int8,
     }
     assert batch["observation"].shape == (2, 12, 6, 5, 3)
 

@@ -39,6 +39,7 @@ Change = Annotated[
 @command("""
 ad-hf collect dark-room --output runs/histories
 ad-hf collect dark-room --source q-learning --output runs/q-histories
+ad-hf collect dark-key-to-door --output runs/histories --num-proc 2
 ad-hf collect dark-room --output runs/h --set collect.settings.discount=0.9
 ad-hf collect dark-room --output runs/histories --push-to-hub org/ad-histories
 """)
@@ -50,6 +51,9 @@ def collect(
     learners_per_task: Annotated[int | None, typer.Option(help="Histories per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     fold: Annotated[int | None, typer.Option(help="Hold out fold 0 to 4 instead.")] = None,
+    num_proc: Annotated[
+        int, typer.Option(min=1, help="Processes; each has collect.lockstep learners in memory.")
+    ] = 1,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="ORG/NAME", help="Add the histories to this dataset on the Hub.")
     ] = None,
@@ -77,7 +81,7 @@ def collect(
     elif private or revision or overwrite_card:
         raise ValueError("--private, --revision and --overwrite-card need --push-to-hub")
     with progress("collecting", "shards") as update:
-        run_collect(recipe, output, update)
+        run_collect(recipe, output, update, num_proc)
     typer.echo(str(output))
     dataset = str(output)
     if push_to_hub is not None and _push_or_say(lambda: push_dataset(output, to), output, to):

@@ -107,7 +107,7 @@ class AdversarialBanditVectorEnv(LockstepVectorEnv):
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         empty = self._next == AHEAD
         if empty.any():
-            for row in np.flatnonzero(empty):
+            for row in np.flatnonzero(empty).tolist():
                 self.generators[row].random(out=self._ahead[row])
             self._next[empty] = 0
         rows, live = np.arange(self.num_envs), ~self._done

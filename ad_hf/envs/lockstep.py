@@ -106,7 +106,7 @@ class LockstepVectorEnv(VectorEnv):
         if seed is not None:
             draws |= self._seed(seed, mask)
         if draws.any():
-            for row in np.flatnonzero(draws):
+            for row in np.flatnonzero(draws).tolist():
                 if row not in self.generators:
                     self.generators[row] = np.random.default_rng()
             self._draw_tasks(np.flatnonzero(draws))
@@ -166,7 +166,7 @@ class LockstepVectorEnv(VectorEnv):
                 f"got {len(seeds)} seeds for {self.num_envs} rows: give one for all or one for each"
             )
         seeded = mask & np.array([number is not None for number in seeds])
-        for row in np.flatnonzero(seeded):
+        for row in np.flatnonzero(seeded).tolist():
             self.generators[row] = np.random.default_rng(seeds[row])
         return seeded
 

@@ -14,8 +14,9 @@ DISCRETE, MULTI_DISCRETE, BOX = "Discrete", "MultiDiscrete", "Box"
 NUMBERS = r"bool|u?int(8|16|32|64)|float(16|32|64)"  # the types of a Box
 
 # The decoder where none is named: large enough for every grid world of the paper, small enough for a laptop.
+# GPT-NeoX has the fewest operations of those with rotary positions: it trains 1.5 times as fast as a Llama.
 DEFAULT_DECODER: dict[str, Any] = {
-    "model_type": "llama",
+    "model_type": "gpt_neox",
     "hidden_size": 64,
     "num_hidden_layers": 4,
     "num_attention_heads": 2,
@@ -167,6 +168,7 @@ class ADGenerationConfig(GenerationConfig):
             what a shorter memory costs.
         do_sample: draw actions from the model's distribution, the default. An agent that always takes the
             likeliest action does not explore, so it has little to learn from.
+        compile: act by `torch.compile`; see `ADModel.start`.
     """
 
     def __init__(
@@ -174,10 +176,12 @@ class ADGenerationConfig(GenerationConfig):
         num_episodes: int = 100,
         context_length: int | None = None,
         do_sample: bool = True,
+        compile: bool = False,
         **kwargs: Any,
     ) -> None:
         self.num_episodes = num_episodes
         self.context_length = context_length
+        self.compile = compile
         super().__init__(do_sample=do_sample, **kwargs)
 
     @classmethod

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,9 @@ class ADContext:
         action: (B,) the last actions; A before the first.
         cache: keys and values of the encoded columns; None for a decoder that takes no such cache (Mamba,
             GPT-Neo), for which every step is a full pass.
-        causal: (W tokens, W tokens) bool, which keys a query may see; None if the decoder makes its own mask.
+        causal: (W tokens, W tokens), what is added to the scores of the keys that a query may see, 0, and may
+            not; None if the decoder makes its own mask.
+        forward: the model's forward pass, as it is or compiled.
     """
 
     tokens: dict[str, torch.Tensor]
@@ -55,6 +58,7 @@ class ADContext:
     action: torch.Tensor
     cache: StaticCache | None
     causal: torch.Tensor | None
+    forward: Callable[..., Any]
 
     @property
     def max_length(self) -> int:
@@ -87,11 +91,16 @@ class ADGenerationMixin:
     config: Any
     decoder: Any
     device: Any
+    dtype: Any
     forward: Any
     generation_config: Any
 
     def start(
-        self, num_envs: int, prompt: dict[str, torch.Tensor] | None = None, context_length: int | None = None
+        self,
+        num_envs: int,
+        prompt: dict[str, torch.Tensor] | None = None,
+        context_length: int | None = None,
+        compile: bool = False,
     ) -> ADContext:
         """A context for `num_envs` agents: empty, or holding a history to start from.
 
@@ -101,6 +110,8 @@ class ADGenerationMixin:
                 or 1, L), oldest first, ending where an episode ends. The last W / 2 transitions of it are
                 kept.
             context_length: W, the configuration's or less.
+            compile: act by `torch.compile`. It takes about half a minute the first time, then a single
+                environment plays more than twice as fast.
 
         Raises:
             ValueError: if `context_length` is out of range, or the prompt has another number of rows.
@@ -119,7 +130,8 @@ class ADGenerationMixin:
         num_tokens = W * self.config.tokens_per_transition
         causal = None
         if self._takes_mask():
-            causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
+            hidden = torch.finfo(self.dtype).min
+            causal = torch.full((num_tokens, num_tokens), hidden, dtype=self.dtype, device=device).triu(1)
         context = ADContext(
             tokens={
                 "observation": seen.to(device),
@@ -135,6 +147,8 @@ class ADGenerationMixin:
             if self._takes_cache() and not self.config.unordered_context
             else None,
             causal=causal,
+            # Shapes change with the number of environments only, so each gets a program of its own.
+            forward=torch.compile(self.forward, dynamic=False) if compile else self.forward,
         )
         if prompt is not None:
             self._fill(context, prompt)
@@ -253,33 +267,42 @@ class ADGenerationMixin:
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         autoreset = envs.metadata.get("autoreset_mode", "NextStep")
         autoreset = getattr(autoreset, "value", autoreset)  # Gymnasium's enumeration, or its value
-        context = self.start(envs.num_envs, prompt, config.context_length)
+        context = self.start(envs.num_envs, prompt, config.context_length, config.compile)
 
         B, E = envs.num_envs, config.num_episodes
         episode_returns = torch.zeros(B, E, dtype=torch.float64)
         episode_lengths = torch.zeros(B, E, dtype=torch.long)
         finished = torch.zeros(B, dtype=torch.long)  # episodes
         running_return, running_length = torch.zeros(B, dtype=torch.float64), torch.zeros(B, dtype=torch.long)
-        nobody = torch.zeros(B, dtype=torch.bool)
         observation, _ = envs.reset(seed=seed)
         reward: torch.Tensor | None = None  # a prompt brings the reward of its last action along
-        begins, resting = ~nobody, nobody  # rows at an episode's start; rows whose next step is only a reset
+        # Rows (B,) at an episode's start, and those whose next step is only a reset; None if there are none.
+        begins: torch.Tensor | None = torch.ones(B, dtype=torch.bool)
+        resting: torch.Tensor | None = None
         num_steps = 0
         while True:
-            if not resting.all():
-                active = ~resting if resting.any() else None
+            if resting is None or not resting.all():
+                active = None if resting is None else ~resting
                 action, context = self.act(
                     context, observation, reward, begins, active, config.do_sample, processors, generator
                 )
             observation, earned, terminated, truncated, _ = envs.step(action.cpu().numpy())
             earned = torch.as_tensor(earned, dtype=torch.float64)
-            done = torch.as_tensor(terminated | truncated) & ~resting
-            reward = earned.float() if reward is None else torch.where(resting, reward, earned.float())
-            running_return += torch.where(resting, 0.0, earned)
-            running_length += ~resting
-            num_steps += B - int(resting.sum())
-            begins, resting = (resting, done) if autoreset == "NextStep" else (done, nobody)
-            if done.any():
+            ended = terminated | truncated
+            done = torch.as_tensor(ended) if ended.any() else None
+            if resting is None:
+                reward = earned
+                running_length += 1
+                num_steps += B
+            else:
+                earned = earned.masked_fill(resting, 0.0)
+                reward = earned if reward is None else torch.where(resting, reward, earned)
+                running_length += ~resting
+                num_steps += B - int(resting.sum())
+                done = None if done is None else done & ~resting
+            running_return += earned
+            begins, resting = (resting, done) if autoreset == "NextStep" else (done, None)
+            if done is not None:
                 if autoreset == "Disabled":
                     observation, _ = envs.reset(options={"reset_mask": done.numpy()})
                 for row in (done & (finished < E)).nonzero()[:, 0].tolist():
@@ -345,9 +368,11 @@ class ADGenerationMixin:
             mask = context.causal[None, None, first:last, :keys]
             if is_real is not None:
                 is_real = is_real.repeat_interleave(k, dim=1)
-                mask = mask & is_real[:, None, None, :keys]
+                mask = mask.masked_fill(~is_real[:, None, None, :keys], torch.finfo(mask.dtype).min)
                 position_ids = (is_real.cumsum(dim=1) - 1).clamp(min=0)[:, first:last]
-        output = self.forward(
+        # The first pass allocates the cache, which a compiled one could not keep in place.
+        begins = context.cache is not None and not context.cache.is_initialized
+        output = (self.forward if begins else context.forward)(
             **new,
             past_key_values=context.cache,
             attention_mask=mask,
