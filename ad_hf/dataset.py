@@ -56,13 +56,15 @@ OPTIONAL = ("expert_action",)
 READ = tuple(name for name in COLUMNS if name not in ("task_id", "stream", "learner_step", "episode_return"))
 
 
-def load_histories(path: str, config: str, split: str = "train") -> Histories:
+def load_histories(path: str, config: str, split: str = "train", expert_actions: bool = True) -> Histories:
     """Load a split of a dataset of learning histories into flat arrays.
 
     Args:
         path: a folder, or the id of a dataset on the Hub, as `org/name` or `org/name@revision`.
         config: the task family, for example "dark-room".
         split: "train" or "test".
+        expert_actions: read those too, where there are any. Only DPT needs them, and without them the others
+            are read a quarter faster.
 
     Raises:
         ValueError: if there is no such config or split, or it is damaged, not complete, larger than memory,
@@ -72,7 +74,7 @@ def load_histories(path: str, config: str, split: str = "train") -> Histories:
     folder = hub.folder_of(path, "dataset", (f"{config}/*.parquet", "README.md"))
     read_card(folder, path)
     shards = check_shards(shards_in(folder / config), split, f"{path}/{config}")
-    return to_histories(_read_shards(shards), path)
+    return to_histories(_read_shards(shards, expert_actions), path)
 
 
 def shards_in(folder: Path) -> list[tuple[str, str]]:
@@ -106,7 +108,7 @@ def check_shards(shards: list[tuple[str, str]], split: str, place: str) -> list[
     return [where for where, _ in mine]
 
 
-def _read_shards(shards: list[str]) -> pa.Table:
+def _read_shards(shards: list[str], expert_actions: bool) -> pa.Table:
     """The rows of a split.
 
     Not through `datasets`: its cache knows a local folder by its last name alone, and would return the
@@ -123,7 +125,7 @@ def _read_shards(shards: list[str]) -> pa.Table:
                     f"{shard} and those before it declare {declared / 2**30:.1f} GiB, more than is free: "
                     "train with --streaming"
                 )
-            tables.append(file.read(columns=columns_read(file)))
+            tables.append(file.read(columns=columns_read(file, expert_actions)))
         if tables[-1].schema != tables[0].schema:
             ours = {field.name: field.type for field in tables[0].schema}
             theirs = {field.name: field.type for field in tables[-1].schema}
@@ -133,9 +135,10 @@ def _read_shards(shards: list[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def columns_read(file: pq.ParquetFile) -> list[str]:
-    """Those of the columns of `READ` that a shard has."""
-    return [name for name in READ if name not in OPTIONAL or name in file.schema_arrow.names]
+def columns_read(file: pq.ParquetFile, expert_actions: bool = True) -> list[str]:
+    """Those of the columns of `READ` that a shard has and that are wanted."""
+    there = file.schema_arrow.names if expert_actions else ()
+    return [name for name in READ if name not in OPTIONAL or name in there]
 
 
 def rows_at_once(file: pq.ParquetFile, most: int) -> int:
@@ -157,14 +160,14 @@ def reading(shard: str | Path) -> Iterator[None]:
 
 def _declared_bytes(file: pq.ParquetFile) -> int:
     """What our columns will take in memory, by a file's own account: few bytes can stand for many values."""
-    total = 0
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
+    total, metadata, schema = 0, file.metadata, file.schema_arrow
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
         for column in (group.column(index) for index in range(group.num_columns)):
             name = column.path_in_schema.partition(".")[0]
             if name not in READ:
                 continue
-            kind = file.schema_arrow.field(name).type
+            kind = schema.field(name).type
             while hasattr(kind, "value_type"):
                 kind = kind.value_type
             total += column.num_values * (max(kind.bit_width // 8, 1) if pa.types.is_primitive(kind) else 8)
@@ -259,7 +262,7 @@ def _values(column: pa.Array, name: str) -> np.ndarray:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise ValueError(f"{name} has to hold numbers, but holds {kind}")
     values = column.to_numpy(zero_copy_only=False)
-    if column.null_count or not np.isfinite(values).all():
+    if column.null_count or (pa.types.is_floating(kind) and not np.isfinite(values).all()):
         raise ValueError(f"{name} holds missing values, NaN or infinity")
     return values.reshape(-1, *shape)
 

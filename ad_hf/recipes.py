@@ -76,7 +76,7 @@ class Recipe:
 
 
 def dark_room() -> Recipe:
-    """Dark Room on two CPU cores in about two minutes, from nothing to a model that learns in context.
+    """Dark Room on two CPU cores in about a minute, from nothing to a model that learns in context.
 
     Q-learning needs about 300 episodes for a goal. Windows whose five episodes lie 100 source episodes apart
     span its whole climb, so the model climbs in a few tens of episodes. The numbers were chosen on 13 goals
@@ -88,7 +88,7 @@ def dark_room() -> Recipe:
         collect=CollectSettings(source="q-learning", num_episodes=600, settings={"epsilon_start": 0.5}),
         model=ModelSettings(context_length=100, decoder={"intermediate_size": 128}),
         windows=WindowSettings(episode_stride=100),
-        train=TrainSettings(updates=800, learning_rate=5e-3, weight_decay=0.3, mixed_precision="bf16"),
+        train=TrainSettings(updates=600, learning_rate=5e-3, weight_decay=0.3, mixed_precision="bf16"),
         evaluate=EvaluateSettings(rollouts_per_task=16),
     )
 

@@ -109,7 +109,8 @@ def run_train(
     if streaming:
         histories: Any = dataclasses.replace(open_stream(dataset, family.name), prepare=prepare)
     else:
-        histories = prepare(load_histories(dataset, family.name))
+        wants_experts = recipe.objective == "dpt"
+        histories = prepare(load_histories(dataset, family.name, expert_actions=wants_experts))
     if recipe.objective != "ad":
         # Experts do not improve, and a set has no pace, so there is nothing to skip.
         recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, episode_stride=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import platform
 import shutil
 import time
@@ -233,6 +234,11 @@ def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
         project_dir=output,
         dynamo_backend="inductor" if settings.compile else None,  # None leaves it to `accelerate launch`
     )
+    compiler = os.environ.get("CXX", "g++")
+    if settings.compile and accelerator.device.type == "cpu" and shutil.which(compiler) is None:
+        raise ValueError(
+            f"train.compile needs a C++ compiler, and there is no {compiler}: install one, or name it in CXX"
+        )
     parts = accelerator.num_processes * settings.accumulation
     if settings.batch_size % parts:
         raise ValueError(

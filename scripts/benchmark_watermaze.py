@@ -9,14 +9,10 @@ the machine counts less.
 
 from __future__ import annotations
 
-import io
-import os
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+from benchmarking import interleaved  # isort: skip  # before NumPy
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is imported
+import io
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +24,7 @@ K, STEPS, REPEATS = 64, 50, 9  # environments in the vector, their steps in a re
 
 
 def main() -> None:
+    """Measure and print."""
     envs: Any = gym.make_vec("ad_hf/Watermaze-v0", num_envs=K)
     env = gym.make("ad_hf/Watermaze-v0")
     envs.action_space.seed(0)
@@ -38,31 +35,27 @@ def main() -> None:
     poses = envs.unwrapped.recorded()
     pngs = [encode(frame) for frame in frames]
 
-    def step_vector() -> None:
+    def step_vector() -> int:
         for _ in range(STEPS):
             envs.step(envs.action_space.sample())
+        return K * STEPS
 
-    def step_single() -> None:
+    def step_single() -> int:
         for _ in range(STEPS):
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
             if terminated or truncated:
                 env.reset()
+        return STEPS
 
-    measured: dict[str, tuple[int, Callable[[], Any]]] = {  # name -> frames in a repeat, what is timed
-        f"step, {K} environments in a vector": (K * STEPS, step_vector),
-        "step, a single environment": (STEPS, step_single),
-        f"draw from poses, {K} at once": (K, lambda: envs.unwrapped.observe_recorded(poses)),
-        "decode PNG": (K, lambda: [np.asarray(Image.open(io.BytesIO(png))) for png in pngs]),
-        "encode PNG": (K, lambda: [encode(frame) for frame in frames]),
+    measured = {  # each returns the frames it made
+        f"step, {K} environments in a vector": step_vector,
+        "step, a single environment": step_single,
+        f"draw from poses, {K} at once": lambda: len(envs.unwrapped.observe_recorded(poses)),
+        "decode PNG": lambda: len([np.asarray(Image.open(io.BytesIO(png))) for png in pngs]),
+        "encode PNG": lambda: len([encode(frame) for frame in frames]),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in measured}
-    for _ in range(REPEATS):
-        for name, (_, run) in measured.items():
-            started = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - started)
-    for name, (count, _) in measured.items():
-        print(f"{name:36} {count / statistics.median(seconds[name]):8.0f} frames/s")
+    for name, rate in interleaved(measured, REPEATS).items():
+        print(f"{name:36} {rate:8.0f} frames/s")
     png_bytes = sum(map(len, pngs)) / K
     print(f"bytes per step: pose {poses[0].nbytes}, PNG {png_bytes:.0f}, raw {frames[0].nbytes}")
 

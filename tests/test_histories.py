@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from ad_hf.histories import (
     EPISODES,
@@ -19,6 +19,7 @@ from ad_hf.histories import (
     collect,
     concatenate,
     observations,
+    runs,
     smallest_dtype,
     without_first,
 )
@@ -43,21 +44,21 @@ def room_tasks(kind: str) -> list[Task]:
     ]
 
 
-def planned_action(row: int, episode: int, step: int) -> int:
+def planned_action(row: int, episode: int, step: int, num_actions: int) -> int:
     """What row, episode and step alone decide, so that all ways of running them can be compared."""
-    return int(np.random.default_rng([row, episode, step]).integers(5))
+    return int(np.random.default_rng([row, episode, step]).integers(num_actions))
 
 
 def played_one_by_one(tasks: list[Task]) -> dict[str, list[Any]]:
     """The columns that the recorder should have: episode after episode in single environments."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS} | {"lengths": []}
     for row, task in enumerate(tasks):
-        env = task.make()
+        env: Any = task.make()
         observation, _ = env.reset(seed=SEED + row)
         for episode in range(NUM_EPISODES):
             step, terminated, truncated = 0, False, False
             while not (terminated or truncated):
-                action = planned_action(row, episode, step)
+                action = planned_action(row, episode, step, env.action_space.n)
                 columns["observation"].append(observation)
                 columns["action"].append(action)
                 observation, reward, terminated, truncated, _ = env.step(action)
@@ -71,9 +72,9 @@ def played_one_by_one(tasks: list[Task]) -> dict[str, list[Any]]:
     return columns
 
 
-def play(envs: VectorEnv, num_episodes: int = NUM_EPISODES) -> None:
-    """Take the planned actions, and any action where an autoreset is going to ignore it."""
-    mode = envs.metadata["autoreset_mode"]
+def play(envs: Any, num_episodes: int = NUM_EPISODES) -> None:
+    """Take the planned actions, and another one where an autoreset is going to ignore it."""
+    mode, num_actions = envs.metadata["autoreset_mode"], envs.single_action_space.n
     episode, step = np.zeros((2, envs.num_envs), dtype=int)
     done = np.zeros(envs.num_envs, dtype=bool)
     envs.reset(seed=SEED)
@@ -81,8 +82,9 @@ def play(envs: VectorEnv, num_episodes: int = NUM_EPISODES) -> None:
         if mode == AutoresetMode.DISABLED and done.any():
             envs.reset(options={"reset_mask": done})
         ignored = done & (mode == AutoresetMode.NEXT_STEP)
-        actions = [planned_action(row, *place) for row, place in enumerate(zip(episode, step, strict=True))]
-        _, _, terminated, truncated, _ = envs.step(np.where(ignored, 4, actions))
+        places = zip(range(envs.num_envs), episode, step, strict=True)
+        actions = [planned_action(*place, num_actions) for place in places]
+        _, _, terminated, truncated, _ = envs.step(np.where(ignored, num_actions - 1, actions))
         done = terminated | truncated
         episode += done
         step = np.where(done | ignored, 0, step + 1)
@@ -100,6 +102,15 @@ def recorded(tasks: list[Task], mode: AutoresetMode, native: bool = True) -> His
     return envs.histories(tasks, NUM_EPISODES)
 
 
+def assert_played_one_by_one(histories: Histories) -> None:
+    """That a recording of `play` is what single environments give."""
+    truth = played_one_by_one(list(histories.tasks))
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(histories, name), truth[name], err_msg=name)
+    np.testing.assert_array_equal(np.diff(histories.episode_offsets), truth["lengths"])
+    np.testing.assert_array_equal(histories.history_offsets, np.arange(len(histories) + 1) * NUM_EPISODES)
+
+
 # The recorder
 
 
@@ -110,13 +121,64 @@ def test_a_recording_equals_playing_episode_after_episode(
     kind: str, mode: AutoresetMode, native: bool
 ) -> None:
     tasks = room_tasks(kind)
-    histories = recorded(tasks, mode, native)
-    truth = played_one_by_one(tasks)
-    for name in COLUMNS:
-        np.testing.assert_array_equal(getattr(histories, name), truth[name], err_msg=name)
-    np.testing.assert_array_equal(np.diff(histories.episode_offsets), truth["lengths"])
-    np.testing.assert_array_equal(histories.history_offsets, np.arange(len(tasks) + 1) * NUM_EPISODES)
-    assert histories.tasks == tuple(tasks)
+    assert_played_one_by_one(recorded(tasks, mode, native))
+    assert recorded(tasks, mode, native).tasks == tuple(tasks)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_observations_of_several_floats_are_recorded_too(mode: AutoresetMode) -> None:
+    # Four of them, in episodes of 9 to 60 steps.
+    assert_played_one_by_one(recorded([Task("CartPole-v1", {})] * 4, mode))
+
+
+def test_components_that_lie_apart_in_memory_are_recorded_too() -> None:
+    # Those of Gymnasium's own vector environment are columns of a transposed array.
+    envs = Recorder(gym.make_vec("CartPole-v1", num_envs=4, vectorization_mode="vector_entry_point"))
+    seen = [envs.reset(seed=SEED)[0], *(envs.step(np.ones(4, dtype=int))[0] for _ in range(30))]
+    histories = envs.histories([Task("CartPole-v1", {})] * 4, 1)  # of 8 to 10 steps
+    for row, first in enumerate(histories.episode_offsets[:-1]):
+        np.testing.assert_array_equal(histories.observation[first : first + 8], np.stack(seen)[:8, row])
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_whatever_is_reset_and_when_all_whole_episodes_are_recorded_and_nothing_else(
+    mode: AutoresetMode,
+) -> None:
+    tasks = room_tasks("ragged")
+    envs, rng = Recorder(make_vec(tasks, mode)), np.random.default_rng(0)
+    seen, _ = envs.reset(seed=SEED)
+    unfinished: list[list[tuple]] = [[] for _ in tasks]
+    whole: list[list[tuple]] = [[] for _ in tasks]  # by row: what was seen and done, and how it ended
+    resting = done = np.zeros(4, dtype=bool)
+    for step in range(400):
+        mask = (rng.random(4) < 0.08) | (done & (mode == AutoresetMode.DISABLED))
+        if step % 50 == 49:
+            mask[:] = True
+            seen, _ = envs.reset()
+        elif mask.any():
+            seen, _ = envs.reset(options={"reset_mask": mask})
+        for row in np.flatnonzero(mask):
+            unfinished[row] = []
+        resting = resting & ~mask
+        actions = rng.integers(5, size=4)
+        arrived, reward, terminated, truncated, infos = envs.step(actions)
+        done = terminated | truncated
+        for row in np.flatnonzero(~resting):
+            unfinished[row].append((*seen[row], actions[row], reward[row]))
+        for row in np.flatnonzero(done):
+            last = infos["final_obs"][row] if mode == AutoresetMode.SAME_STEP else arrived[row]
+            whole[row].append((unfinished[row], (*last, terminated[row], truncated[row])))
+            unfinished[row] = []
+        resting, seen = done & (mode == AutoresetMode.NEXT_STEP), arrived
+    histories = envs.histories(tasks)
+    lengths = [[len(steps) for steps, _ in row] for row in whole]
+    assert len(set(map(len, lengths))) > 1
+    np.testing.assert_array_equal(np.diff(histories.history_offsets), [len(row) for row in lengths])
+    np.testing.assert_array_equal(np.diff(histories.episode_offsets), np.concatenate(lengths))
+    by_step = [histories.observation, histories.action[:, None], histories.reward[:, None]]
+    np.testing.assert_array_equal(np.hstack(by_step), [step for row in whole for ep in row for step in ep[0]])
+    by_episode = [histories.final_observation, histories.terminated[:, None], histories.truncated[:, None]]
+    np.testing.assert_array_equal(np.hstack(by_episode), [ep[1] for row in whole for ep in row])
 
 
 @pytest.mark.parametrize("kind", ROOMS)
@@ -140,12 +202,17 @@ def test_the_recorder_is_not_noticed() -> None:
 @pytest.mark.parametrize("num_episodes", [1, 2, NUM_EPISODES])
 def test_a_recording_can_be_cut_to_its_first_episodes(num_episodes: int) -> None:
     tasks = room_tasks("ragged")
-    envs = Recorder(make_vec(tasks))
+    envs = Recorder(make_vec(tasks), expert_actions=True)
     play(envs)
     whole, cut = envs.histories(tasks), envs.histories(tasks, num_episodes)
     assert np.diff(whole.history_offsets).max() > NUM_EPISODES  # fast rows went on while slow ones finished
     assert np.diff(cut.history_offsets).tolist() == [num_episodes] * 4
-    np.testing.assert_array_equal(cut.return_matrix(), whole.return_matrix()[:, :num_episodes])
+    episodes = (whole.history_offsets[:-1, None] + np.arange(num_episodes)).ravel()
+    which = np.repeat(np.arange(whole.num_episodes), np.diff(whole.episode_offsets))  # episode of each step
+    for names, kept in ((STEPS, np.isin(which, episodes)), (EPISODES, episodes)):
+        for name in names:
+            np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[kept], err_msg=name)
+    np.testing.assert_array_equal(np.diff(cut.episode_offsets), np.diff(whole.episode_offsets)[episodes])
 
 
 def test_an_unfinished_last_episode_is_left_out() -> None:
@@ -189,6 +256,28 @@ def test_resetting_one_row_by_hand_leaves_the_autoreset_of_the_others(native: bo
     first, second = np.split(envs.histories(tasks).action, [4])
     assert first.tolist() == [0, 0, 1, 2]
     assert second.tolist() == [0, 0, 2, 3]
+
+
+class SaysDoneTwice(VectorWrapper):
+    """Calls the step that only restarts a row the end of an episode, too."""
+
+    ended = np.zeros(4, dtype=bool)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        observation, reward, terminated, truncated, infos = self.env.step(actions)
+        truncated, self.ended = truncated | self.ended, terminated | truncated
+        return observation, reward, terminated, truncated, infos
+
+
+def test_the_step_that_restarts_a_row_is_no_episode_whatever_it_says() -> None:
+    tasks, histories = room_tasks("ragged"), []
+    for wrapper in (SaysDoneTwice, VectorWrapper):
+        envs, rng = Recorder(wrapper(make_vec(tasks, AutoresetMode.NEXT_STEP))), np.random.default_rng(0)
+        envs.reset(seed=SEED)
+        for _ in range(60):
+            envs.step(rng.integers(5, size=4))
+        histories.append(envs.histories(tasks))
+    assert_same(*histories)
 
 
 def test_asking_for_more_episodes_than_were_played_is_refused() -> None:
@@ -329,6 +418,13 @@ def test_returns_of_long_histories_stay_exact() -> None:
 # Some of many, and many from some
 
 
+@pytest.mark.parametrize("lengths", [[3], [0], [2, 0, 0, 1, 4, 0], [0, 5], []])
+def test_runs_are_counted_out_one_after_another(lengths: list[int]) -> None:
+    starts = np.array([7, 0, 3, 100, 7, 9][: len(lengths)], dtype=np.int64)
+    expected = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
+    assert runs(starts, np.array(lengths, dtype=np.int64)).tolist() == expected
+
+
 def assert_same(ours: Histories, theirs: Histories) -> None:
     for name in (*STEPS, *EPISODES, *OFFSETS):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
@@ -430,5 +526,10 @@ def test_continuous_environments_are_recorded_too() -> None:
     histories = envs.histories(tasks, 1)
     assert histories.observation.shape == (400, 3)
     assert histories.action.shape == (400, 1)
-    env = gym.make("Pendulum-v1", g=9.8)
-    np.testing.assert_array_equal(histories.observation[200], env.reset(seed=SEED + 1)[0])
+    for row, task in enumerate(tasks):
+        env, steps = task.make(), slice(200 * row, 200 * row + 200)
+        first, _ = env.reset(seed=SEED + row)
+        arrived, reward, *_ = zip(*map(env.step, histories.action[steps]), strict=True)
+        np.testing.assert_array_equal(histories.observation[steps], [first, *arrived[:-1]])
+        np.testing.assert_array_equal(histories.final_observation[row], arrived[-1])
+        np.testing.assert_array_equal(histories.reward[steps], np.float32(reward))

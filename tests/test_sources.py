@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -277,6 +278,108 @@ def test_states_tell_all_observations_apart(space: spaces.Space) -> None:
     num_states, state_of = _discrete_states(space)
     samples = np.unique([space.sample() for _ in range(500)], axis=0)
     assert sorted(state_of(samples)) == list(range(num_states))
+
+
+class Corridor(gym.Env):
+    """Five places from 3 to 7, both ends of which pay; the left one ends the episode, as 9 steps do.
+
+    With a clock it is also seen how many steps are left to the next hour, of 3 steps, less 1.
+    """
+
+    action_space = spaces.Discrete(3)  # left, stay, right
+
+    def __init__(self, clock: bool) -> None:
+        self.clock = clock
+        seen = spaces.MultiDiscrete([5, 3], start=[3, -1]) if clock else spaces.Discrete(5, start=3)
+        self.observation_space = seen
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.place, self.time = int(self.np_random.integers(4, 7)), 0
+        return self.seen(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        self.place, self.time = min(self.place + int(action) - 1, 7), self.time + 1
+        reward = {3: 1.0, 7: 0.25}.get(self.place, 0.0)
+        return self.seen(), reward, self.place == 3, self.time == 9, {}
+
+    def seen(self) -> Any:
+        return np.array([self.place, -self.time % 3 - 1]) if self.clock else self.place
+
+
+def learned_alone(
+    env: Any,
+    seed: int,
+    num_episodes: int,
+    chances: list[float],
+    noises: list[list[float]],
+    learning_rate: float = 0.5,
+    discount: float = 0.9,
+    epsilon_start: float = 1.0,
+    epsilon_end: float = 0.02,
+    exploration: float = 0.6,
+    initial_value: float = 0.0,
+    remember_rewards: int = 0,
+) -> list[tuple]:
+    """Every observation, action and reward of one Q-learner, written down as plainly as it can be."""
+    table: dict[Any, list[float]] = {}
+    happened: list[tuple] = []
+    for episode in range(num_episodes):
+        observation, _ = env.reset(seed=None if episode else seed)
+        epsilon = epsilon_start + (epsilon_end - epsilon_start) * min(
+            episode / (exploration * num_episodes), 1
+        )
+        over, num_paid = False, 0
+        while not over:
+            values = table.setdefault((str(observation), num_paid), [initial_value] * env.action_space.n)
+            scale = 1e6 if chances[len(happened)] < epsilon else 1e-6
+            noise = noises[len(happened)]
+            tried = [value + noise[a] * scale for a, value in enumerate(values)]
+            action = tried.index(max(tried))
+            arrived, reward, terminated, truncated, _ = env.step(action)
+            num_paid = min(num_paid + (reward != 0), remember_rewards)
+            later = table.setdefault((str(arrived), num_paid), [initial_value] * env.action_space.n)
+            target = reward + discount * (not terminated) * max(later)
+            values[action] = float(np.float32(values[action] + learning_rate * (target - values[action])))
+            happened.append((*np.ravel(observation), action, reward))
+            observation, over = arrived, terminated or truncated
+    return happened
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"remember_rewards": 1, "initial_value": 0.5, "epsilon_start": 0.2},
+        {"remember_rewards": 3, "discount": 0.5, "learning_rate": 0.75, "exploration": 0.9},
+    ],
+    ids=["default", "one reward", "three rewards"],
+)
+@pytest.mark.parametrize("world", ["corridor", "corridor with a clock", "room that pays once"])
+def test_q_learners_in_lockstep_do_step_for_step_what_each_would_do_alone(
+    world: str, settings: dict[str, Any]
+) -> None:
+    K, num_episodes, seed = 4, 40, 3
+    tasks = [goal_task(*goal, size=4, reward_once=True) for goal in ([0, 0], [3, 1], [2, 2], [1, 3])]
+    makers: list[Callable[[], Any]] = [task.make for task in tasks]
+    envs = make_vec(tasks)
+    if "corridor" in world:
+        makers = [partial(Corridor, "clock" in world)] * K
+        envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+    recorder = Recorder(envs)
+    load_source("q-learning")(recorder, num_episodes, seed, **settings)
+    histories = recorder.histories(tasks, num_episodes)
+    columns = (histories.observation.reshape(len(histories.action), -1), histories.action, histories.reward)
+    rng, num_actions = np.random.default_rng(seed), makers[0]().action_space.n
+    draws = [
+        (rng.random(K), rng.random((K, num_actions), dtype=np.float32)) for _ in range(20 * num_episodes)
+    ]
+    chances, noises = (np.stack(numbers, axis=1).tolist() for numbers in zip(*draws, strict=True))
+    alone = [
+        learned_alone(maker(), seed + row, num_episodes, chances[row], noises[row], **settings)
+        for row, maker in enumerate(makers)
+    ]
+    np.testing.assert_array_equal(np.column_stack(columns), [step for steps in alone for step in steps])
 
 
 def test_a_recorder_sees_what_the_source_does() -> None:

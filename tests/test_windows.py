@@ -222,6 +222,42 @@ def test_gaps_shrink_where_the_history_is_short_and_use_what_room_there_is(kind:
     assert spans.max() <= 23
 
 
+def test_a_window_that_does_not_fit_halves_its_own_gaps_and_leaves_those_of_the_others() -> None:
+    # Three windows of the second history in four skip the long episodes, whose steps they then lack.
+    histories = counting_histories([[3] * 3000, ([1] * 25 + [50] + [1] * 25) * 2])
+    steps, _ = drawn(histories, 20, 10)
+    roomy = steps[:, 0] < 9000
+    assert distances(histories, steps[roomy]).mean() == pytest.approx(10, rel=0.03)
+    assert 4 < distances(histories, steps[~roomy]).mean() < 6
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_window_of_any_histories_is_episodes_one_after_another_whole_but_for_its_two_ends(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    longest_episode, most_episodes = rng.choice([1, 5, 50]), rng.choice([2, 40])
+    histories = counting_histories(
+        [
+            rng.integers(1, longest_episode + 1, size=rng.integers(1, most_episodes + 1)).tolist()
+            for _ in range(rng.integers(1, 6))
+        ]
+    )
+    offsets, borders = histories.episode_offsets, histories.episode_offsets[histories.history_offsets]
+    length, stride = int(rng.integers(1, np.diff(borders).max() + 1)), int(rng.integers(1, 61))
+    steps, begins = draw_windows(histories, 64, length, stride, rng)
+    for window, marks in zip(steps, begins, strict=True):
+        history = np.searchsorted(borders, window[0], side="right") - 1
+        size = min(length, borders[history + 1] - borders[history])
+        visited = np.unique(episodes_of(histories, window[:size]))
+        assert (np.diff(visited) < 2 * stride).all()
+        whole = np.concatenate([np.arange(*offsets[[episode, episode + 1]]) for episode in visited])
+        np.testing.assert_array_equal(window[:size], whole[whole >= window[0]][:size])
+        assert borders[history] <= window[0] <= window[size - 1] < borders[history + 1]
+        assert (window[size:] == -1).all()
+        np.testing.assert_array_equal(marks, np.isin(window, offsets[:-1]))
+
+
 # Batches
 
 
@@ -287,6 +323,23 @@ def test_a_batch_has_the_types_the_model_takes() -> None:
         "labels": torch.int8,
     }
     assert batch["observation"].shape == (2, 12, 6, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("num_actions", "dtype"),
+    [(2, torch.int8), (127, torch.int8), (128, torch.int16), (2**15, torch.int32), (2**31, torch.int64)],
+)
+def test_actions_take_as_few_bytes_as_hold_all_of_them_and_those_that_stand_for_none(
+    num_actions: int, dtype: torch.dtype
+) -> None:
+    histories = counting_histories([[3], [1]])
+    histories = replace(histories, action=np.array([0, num_actions - 1, 1, num_actions - 1]))
+    steps, begins = np.array([[0, 1, 2], [3, -1, -1]]), np.zeros((2, 3), dtype=bool)
+    batch = window_batch(histories, steps, begins, num_actions)
+    assert batch["labels"].dtype == batch["previous_action"].dtype == dtype
+    assert batch["labels"].tolist() == [[0, num_actions - 1, 1], [num_actions - 1, -100, -100]]
+    assert batch["previous_action"][0].tolist() == [num_actions, 0, num_actions - 1]
+    assert batch["previous_action"][1, :2].tolist() == [num_actions, num_actions - 1]
 
 
 def test_seed_and_update_decide_a_batch_and_each_matters() -> None:

@@ -54,7 +54,7 @@ class ADConfig(PreTrainedConfig):
             "uint8"}`, which is a picture; a Box of another type is a vector.
         action_space: the same for actions; `Discrete` only.
         decoder: configuration of the decoder, of any causal model of transformers, as an object or as a dict.
-            A dict without `model_type` changes the default, a Llama of 4 layers and width 64.
+            A dict without `model_type` changes the default, a GPT-NeoX of 4 layers and width 64.
         context_length: W, the longest context in transitions; several episodes, or there is nothing to learn
             from.
         tokens_per_transition: 1 (previous action, previous reward and observation summed into one token) or
