@@ -1,7 +1,7 @@
 """Growth: what more of everything costs, on one core: steps of `generate`, transitions collected, histories.
 
-Plays a small model for 100,000 steps and compares the last tenth with the first, in time and in peak memory;
-collects tabular Q-learning in Dark Room to Parquet, in lockstep runs of one size, so that more transitions
+Plays a small model for 100,000 steps and compares the last tenth with the first, in time and in peak memory,
+and with runs that have just begun, for the machine may have become slower by then; collects tabular Q-learning in Dark Room to Parquet, in lockstep runs of one size, so that more transitions
 are more runs; and cuts windows from more and more histories, the same ones again and again. A ratio of 1 is
 flat: what a step, a transition or a batch costs does not depend on how many there are.
 
@@ -16,6 +16,7 @@ from benchmarking import Row, finish, interleaved, parser
 # isort: split
 import itertools
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -35,8 +36,8 @@ from ad_hf.windows import WindowSettings, window_batches
 
 HORIZON = 20  # steps of an episode
 NUM_ENVS, W = 4, 40  # that play, transitions in the context
-BLOCK = 500  # steps between two looks at the clock, many times W / 2
-LOCKSTEP, EPISODES = 162, 32  # two learners on each task in a run, which is 1e5 transitions
+BLOCK = 500  # steps that are timed together, many times W / 2
+LOCKSTEP, EPISODES = 324, 16  # four learners on each task in a run, which is 1e5 transitions
 B, L, NUM_ACTIONS, BATCHES = 64, 1000, 5, 8  # windows, transitions in each, batches in a repeat
 
 
@@ -62,31 +63,49 @@ def peak() -> float:
 
 
 class Watched(VectorWrapper):
-    """Looks at the clock and at the memory every `BLOCK` steps."""
+    """Notes what every `BLOCK` steps take, and now and then what they take a run that has just begun."""
 
-    def __init__(self, env: VectorEnv) -> None:
+    def __init__(self, env: VectorEnv, fresh_run: Callable[[], Any]) -> None:
         super().__init__(env)
+        self.fresh_run = fresh_run
         self.num_steps = 0
-        self.seen: list[tuple[float, float]] = []  # CPU seconds and peaks
+        self.began = time.process_time()
+        self.seconds: list[float] = []  # of each block
+        self.fresh: list[float] = []  # of each fifth, and then of the fresh run
+        self.peaks: list[float] = []
 
     def step(self, actions: np.ndarray) -> Any:
-        if self.num_steps % BLOCK == 0:
-            self.seen.append((time.process_time(), peak()))
+        result = self.env.step(actions)
         self.num_steps += 1
-        return self.env.step(actions)
+        if self.num_steps % BLOCK == 0:
+            ended = time.process_time()
+            self.seconds.append(ended - self.began)
+            self.peaks.append(peak())
+            if len(self.seconds) % 5 == 0:
+                self.fresh_run()
+                self.fresh.append(time.process_time() - ended)
+            self.began = time.process_time()
+        return result
 
 
 def generate_rows(num_steps: int) -> list[Row]:
-    model = ADModel(ADConfig(context_length=W, decoder={"num_hidden_layers": 2, "hidden_size": 32})).eval()
-    envs = Watched(make_vec(load_task_family("dark-room")["test"][:NUM_ENVS]))
-    model.generate(envs, num_episodes=num_steps // HORIZON, seed=0)
-    seconds, peaks = np.array(envs.seen[1:]).T  # without the first block, in which the context fills
-    tenth = max(len(seconds) // 10, 2)
-    first, last = (BLOCK / np.median(np.diff(part)) for part in (seconds[:tenth], seconds[-tenth:]))
+    model = ADModel(ADConfig(context_length=W, decoder={"num_hidden_layers": 1, "hidden_size": 32})).eval()
+    tasks = load_task_family("dark-room")["test"][:NUM_ENVS]
+
+    def play(envs: Any, steps: int) -> None:
+        model.generate(envs, num_episodes=steps // HORIZON, seed=0)
+
+    envs = Watched(make_vec(tasks), lambda: play(make_vec(tasks), BLOCK))
+    play(envs, num_steps)
+    tenth = len(envs.fresh) // 10
+    # The context fills in the first block.
+    taken = envs.seconds[1 : 5 * tenth], envs.seconds[-5 * tenth :], envs.fresh[-tenth:]
+    first, last, fresh = (BLOCK / statistics.median(seconds) for seconds in taken)
     path = f"generate, last tenth of {num_steps} steps"
     return [
         Row(path, "steps/s", last, ("first tenth", first)),
-        Row(path, "bytes at most", peaks[-1], ("first tenth", peaks[tenth - 1])),
+        Row(path, "steps/s", last, ("fresh runs meanwhile", fresh)),
+        Row(path, "bytes of memory", envs.peaks[-1], ("first tenth", envs.peaks[5 * tenth])),
     ]
 
 
@@ -111,13 +130,12 @@ def collect_rows(sizes: list[float], repeats: int) -> list[Row]:
 def window_rows(sizes: list[float], repeats: int) -> list[Row]:
     base = collect(load_task_family("dark-room")["train"][:8], "q-learning", num_episodes=625)  # 1e5 steps
     grown = {size: tiled(base, max(1, round(size / len(base.action)))) for size in sizes}
-    before = peak()
 
     def taking(histories: Histories, settings: WindowSettings) -> Callable[[], int]:
         batches = window_batches(histories, settings, B, L, NUM_ACTIONS, seed=0)
         return lambda: sum(B * L for _ in itertools.islice(batches, BATCHES))
 
-    rows = []
+    rows, alone = [], ("the histories", peak())
     for name, settings in (
         ("stride 1", WindowSettings()),
         ("stride 40", WindowSettings(episode_stride=40)),
@@ -125,7 +143,8 @@ def window_rows(sizes: list[float], repeats: int) -> list[Row]:
     ):
         sides = {size: taking(histories, settings) for size, histories in grown.items()}
         rows += compared(f"windows, {name}", sides, repeats)
-    return [*rows, Row("windows, all of these", "bytes at most", peak(), ("histories alone", before))]
+        rows.append(Row(f"windows, {name}", "bytes of memory", peak(), alone))
+    return rows
 
 
 def tiled(base: Histories, times: int) -> Histories:
@@ -144,9 +163,9 @@ def tiled(base: Histories, times: int) -> Histories:
 
 def compared(path: str, sides: dict[float, Callable[[], int]], repeats: int) -> list[Row]:
     """Each size beside the smallest."""
-    rates = interleaved({f"{size:.0e}": run for size, run in sorted(sides.items())}, repeats)
-    (smallest, rate), *larger = rates.items()
-    return [Row(f"{path}, of {name}", "transitions/s", r, (f"of {smallest}", rate)) for name, r in larger]
+    named = {f"{size:.0e} transitions".replace("+0", ""): run for size, run in sorted(sides.items())}
+    (smallest, rate), *larger = interleaved(named, repeats).items()
+    return [Row(f"{path}, {name}", "transitions/s", r, (smallest, rate)) for name, r in larger]
 
 
 if __name__ == "__main__":

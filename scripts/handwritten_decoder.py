@@ -1,6 +1,6 @@
 """The default decoder as one would write it by hand: what the benchmarks compare transformers' with.
 
-GPT-NeoX with parallel residuals and squared ReLU, in plain functions on the weights of an `ADModel`, so both
+GPT-NeoX with squared ReLU, in plain functions on the weights of an `ADModel`, so both
 compute the same. B = windows or environments, L = tokens, D = width, H = heads.
 """
 
@@ -87,13 +87,12 @@ class HandWrittenDecoder(nn.Module):
                 key, value = keys[:, :, : first + L], values[:, :, : first + L]
             seen = self.attend(query, key, value).transpose(1, 2).reshape(B, L, D)
             seen = linear(seen, layer.attention.dense.weight, layer.attention.dense.bias)
+            tokens = tokens + seen
             before = layer.post_attention_layernorm
             normed = layer_norm(tokens, (D,), before.weight, before.bias, before.eps)
             hidden = linear(normed, layer.mlp.dense_h_to_4h.weight, layer.mlp.dense_h_to_4h.bias)
-            hidden = linear(
-                hidden.relu().square(), layer.mlp.dense_4h_to_h.weight, layer.mlp.dense_4h_to_h.bias
-            )
-            tokens = hidden + seen + tokens
+            out = layer.mlp.dense_4h_to_h
+            tokens = tokens + linear(hidden.relu().square(), out.weight, out.bias)
         last = self.model.decoder.final_layer_norm
         return self.model.head(layer_norm(tokens, (D,), last.weight, last.bias, last.eps))
 
