@@ -182,13 +182,14 @@ def _share_out(work: Callable[[Any], None], pieces: Sequence[Any], num_proc: int
             yield
         return
     processes = get_context("spawn")  # a fork would inherit locks of threads that it has not
+    others = active_children()
     with ProcessPoolExecutor(num_proc, processes, initializer=_leave_interrupts_to_parent) as pool:
         try:
             for done in as_completed([pool.submit(work, piece) for piece in pieces]):
                 done.result()
                 yield
         except BaseException as error:  # also when this process is interrupted
-            for child in active_children():
+            for child in set(active_children()).difference(others):
                 child.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise ValueError(

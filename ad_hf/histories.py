@@ -69,10 +69,16 @@ class Histories:
         """The steps of the shortest episode."""
         return int(np.diff(self.episode_offsets).min())
 
+    @functools.cached_property
+    def begins(self) -> np.ndarray:
+        """(S,) bool: whether a step is an episode's first."""
+        begins = np.zeros(len(self.action), dtype=bool)
+        begins[self.episode_offsets[:-1]] = True
+        return begins
+
     def episode_returns(self) -> np.ndarray:
         """(E,) float64: the sum of rewards of each episode."""
-        totals = np.concatenate([[0.0], np.cumsum(self.reward, dtype=np.float64)])
-        return np.diff(totals[self.episode_offsets])
+        return np.add.reduceat(self.reward, self.episode_offsets[:-1], dtype=np.float64)
 
     def return_matrix(self) -> np.ndarray:
         """(N, episodes) float64: returns by history and episode, cut to the shortest history."""
@@ -129,7 +135,11 @@ def without_first(histories: Histories, number: int) -> Histories:
 
 def observations(histories: Histories, steps: np.ndarray) -> np.ndarray:
     """What was seen on these steps, (..., observation): pictures, where poses are recorded."""
-    recorded = histories.observation.take(steps, axis=0)
+    return seen(histories, histories.observation.take(steps, axis=0))
+
+
+def seen(histories: Histories, recorded: np.ndarray) -> np.ndarray:
+    """What was seen where this was recorded."""
     observe = _observer(histories.tasks[0])
     return recorded if observe is None else observe(recorded)
 
@@ -199,7 +209,10 @@ class Recorder(VectorWrapper):
         """Step and record."""
         expert = None if self._optimal_actions is None else self._optimal_actions().astype(self._dtype[1])
         observation, reward, terminated, truncated, infos = self.env.step(actions)
-        action, earned = np.array(actions, dtype=self._dtype[1]), np.array(reward, dtype=np.float32)
+        action, earned = (
+            np.array(actions, dtype=self._dtype[1], order="C"),
+            np.array(reward, dtype=np.float32),
+        )
         self._steps.append((self._observation, action, earned, expert))
         self._observation = self._to_record(observation)
         # Where a row restarts by itself in the next step, that step is not part of an episode.
@@ -216,7 +229,7 @@ class Recorder(VectorWrapper):
 
     def _to_record(self, observation: np.ndarray) -> np.ndarray:
         seen = observation if self._recorded is None else self._recorded()
-        return np.array(seen, dtype=self._dtype[0])
+        return np.array(seen, dtype=self._dtype[0], order="C")
 
     def histories(self, tasks: Sequence[Task], num_episodes: int | None = None) -> Histories:
         """What has been recorded: the whole episodes of every row, or its first `num_episodes`.

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 
-from ad_hf.histories import Histories, observations, pick, runs
+from ad_hf.histories import Histories, observations, pick, runs, seen
 from ad_hf.streaming import EXCHANGES, HistoryPool
 
 
@@ -143,13 +144,17 @@ def draw_windows(
     """
     B, L = batch_size, length
     offsets = histories.episode_offsets
-    M = -(-(L - 1) // histories.shortest_episode) + 1
     history = rng.choice(len(histories), size=B, p=weights)
     bounds = histories.history_offsets[[history, history + 1]]  # (2, B), in episodes
     start, end = offsets[bounds]  # (B,) each, the history's first step and the one behind its last
     size = np.minimum(end - start, L)  # (B,) steps in the window
     spare = end - start - size  # (B,) steps of the history that are not
 
+    if episode_stride == 1 and (size == L).all():  # neither gaps nor an empty rest
+        start = start + rng.integers(spare + 1)
+        return start[:, None] + np.arange(L), _consecutive(histories.begins, start, L)
+
+    M = -(-(L - 1) // histories.shortest_episode) + 1
     skipped = rng.integers(2 * episode_stride - 1, size=(B, M))  # episodes left out after each of the window
     mean_length = (end - start) / (bounds[1] - bounds[0])  # (B,), in steps
     likely = np.ceil((size - 1) / mean_length)  # (B,) gaps
@@ -201,18 +206,34 @@ def window_batch(
         observation (B, L, ...), previous_action (B, L), previous_reward (B, L), episode_start (B, L), labels
         (B, L), -100 where there is nothing to predict. Integers are as small as they can be.
     """
-    action = histories.action.take(steps).astype(_label_dtype(num_actions))
+    action = _gather(histories.action, steps).astype(_label_dtype(num_actions))
     previous_action, previous_reward = np.empty_like(action), np.zeros(steps.shape, dtype=np.float32)
     previous_action[:, 0], previous_action[:, 1:] = num_actions, action[:, :-1]
-    previous_reward[:, 1:] = histories.reward.take(steps[:, :-1])
+    previous_reward[:, 1:] = _gather(histories.reward, steps[:, :-1])
+    if steps[:, -1].min() < 0:  # what is empty comes last
+        action[steps < 0] = -100
     batch = {
-        "observation": observations(histories, steps),
+        "observation": seen(histories, _gather(histories.observation, steps)),
         "previous_action": previous_action,
         "previous_reward": previous_reward,
         "episode_start": begins,
-        "labels": np.where(steps < 0, action.dtype.type(-100), action),
+        "labels": action,
     }
     return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def _gather(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """What an array (S, ...) holds on the steps (B, L, ...) of windows, which never turn back."""
+    if steps.size and (steps[:, -1] - steps[:, 0] == steps.shape[1] - 1).all():
+        return _consecutive(values, steps[:, 0], steps.shape[1])
+    return values.take(steps, axis=0)
+
+
+def _consecutive(values: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
+    """What an array (S, ...) holds from B steps on, (B, length, ...): each a single copy."""
+    overlapping = len(values) - length + 1, length, *values.shape[1:]
+    strides = values.strides[0], *values.strides
+    return as_strided(values, overlapping, strides, writeable=False)[start]
 
 
 def _label_dtype(num_actions: int) -> np.dtype:

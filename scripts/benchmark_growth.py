@@ -1,9 +1,10 @@
 """Growth: what more of everything costs, on one core: steps of `generate`, transitions collected, histories.
 
-Plays a small model for 100,000 steps and compares the last tenth with the first, in time and in peak memory,
-and with runs that have just begun, for the machine may have become slower by then; collects tabular Q-learning in Dark Room to Parquet, in lockstep runs of one size, so that more transitions
-are more runs; and cuts windows from more and more histories, the same ones again and again. A ratio of 1 is
-flat: what a step, a transition or a batch costs does not depend on how many there are.
+Plays a small model for 100,000 steps, beside runs that have just begun, because the machine is not always
+equally fast, and looks at the peak memory; collects tabular Q-learning in Dark Room to Parquet, in lockstep
+runs of one size, so that more transitions are more runs; and cuts windows from more and more histories, the
+same ones again and again. A ratio of 1 is flat: what a step, a transition or a batch costs does not depend on
+how many there are.
 
     python scripts/benchmark_growth.py
     python scripts/benchmark_growth.py --steps 1000000 --collect 1e5 1e8
@@ -43,9 +44,9 @@ B, L, NUM_ACTIONS, BATCHES = 64, 1000, 5, 8  # windows, transitions in each, bat
 
 def main() -> None:
     command = parser(__doc__)
-    command.add_argument("--steps", type=int, default=100_000, help="of generate")
-    command.add_argument("--collect", type=float, nargs="*", default=[1e5, 1e6, 1e7], metavar="TRANSITIONS")
-    command.add_argument("--windows", type=float, nargs="*", default=[1e6, 1e7, 1e8], metavar="TRANSITIONS")
+    command.add_argument("--steps", type=int, default=100_000, help="of generate, 5000 or more")
+    command.add_argument("--collect", type=float, nargs="+", default=[1e5, 1e6, 1e7], metavar="TRANSITIONS")
+    command.add_argument("--windows", type=float, nargs="+", default=[1e6, 1e7, 1e8], metavar="TRANSITIONS")
     command.add_argument(
         "--repeats", type=int, default=2, help="of collections; windows are 10 times as many"
     )
@@ -97,15 +98,19 @@ def generate_rows(num_steps: int) -> list[Row]:
 
     envs = Watched(make_vec(tasks), lambda: play(make_vec(tasks), BLOCK))
     play(envs, num_steps)
-    tenth = len(envs.fresh) // 10
-    # The context fills in the first block.
-    taken = envs.seconds[1 : 5 * tenth], envs.seconds[-5 * tenth :], envs.fresh[-tenth:]
-    first, last, fresh = (BLOCK / statistics.median(seconds) for seconds in taken)
-    path = f"generate, last tenth of {num_steps} steps"
+    tenth = max(1, len(envs.fresh) // 10)
+    path = f"generate, {{}} tenth of {num_steps} steps"
+
+    def row(name: str, played: list[float], fresh: list[float]) -> Row:
+        rate, begun = (BLOCK / statistics.median(seconds) for seconds in (played, fresh))
+        return Row(path.format(name), "steps/s", rate, ("begun meanwhile", begun))
+
     return [
-        Row(path, "steps/s", last, ("first tenth", first)),
-        Row(path, "steps/s", last, ("fresh runs meanwhile", fresh)),
-        Row(path, "bytes of memory", envs.peaks[-1], ("first tenth", envs.peaks[5 * tenth])),
+        row("first", envs.seconds[: 5 * tenth], envs.fresh[:tenth]),
+        row("last", envs.seconds[-5 * tenth :], envs.fresh[-tenth:]),
+        Row(
+            path.format("last"), "bytes of memory", envs.peaks[-1], ("first tenth", envs.peaks[5 * tenth - 1])
+        ),
     ]
 
 

@@ -43,7 +43,8 @@ except ImportError:
 
 B, L, NUM_ACTIONS, SEED = 64, 1000, 5, 0
 EPISODES, HORIZON = 600, 20  # of a history, of an episode
-BATCHES = 8  # of a side, in a repeat
+FAST = ("ours", "DataLoader", "memcpy")
+MANY, FEW = 24, 4  # batches in a repeat, of the fast sides and of the others
 COLUMNS = ["observation", "action", "reward"]
 
 Batches = Iterator[dict[str, Any]]
@@ -71,15 +72,15 @@ def measure(folder: Path, transitions: float, repeats: int) -> list[Row]:
     collect_dataset(folder / "histories", family, settings)
     histories, rows = opened(folder, repeats)
     for stride in (1, 40):
-        sides = all_sides(folder, histories, stride, (1 + repeats) * BATCHES)
+        sides = all_sides(folder, histories, stride, 1 + repeats)
         check({name: side() for name, side in sides.items()})
-        runs = {name: taking(side()) for name, side in sides.items()}
-        rates = interleaved(runs | {"memcpy": taking(memcpy(histories))}, repeats)
+        runs = {name: taking(side(), MANY if name in FAST else FEW) for name, side in sides.items()}
+        rates = interleaved(runs, repeats)
         path, limit = f"windows, stride {stride}", ("memcpy", rates["memcpy"])
         rows += [
             Row(path, "transitions/s", rates["ours"], (name, rates[name]), limit)
             for name in sides
-            if name != "ours"
+            if name not in ("ours", "memcpy")
         ]
     return rows
 
@@ -124,12 +125,13 @@ def load_rows(folder: Path) -> Any:
 
 
 def all_sides(
-    folder: Path, histories: Histories, stride: int, num_batches: int
+    folder: Path, histories: Histories, stride: int, rounds: int
 ) -> dict[str, Callable[[], Batches]]:
-    """What yields batches of the same windows, from the first on."""
+    """What yields batches of the same windows from the first on, and the bytes of such batches."""
     settings = WindowSettings(episode_stride=stride)
-    windows = [window for update in range(num_batches) for window in pieces_of(histories, stride, update)]
-    episodes = [episodes_of(histories, pieces) for pieces in windows]
+    windows = [window for update in range(rounds * MANY) for window in pieces_of(histories, stride, update)]
+    few = windows[: rounds * FEW * B]
+    episodes = [episodes_of(histories, pieces) for pieces in few]
     loader = DataLoader(HistoryWindows(histories, windows), batch_size=B)
     table = load_rows(folder)
     lists, arrow = lists_of(table), arrays_of(table.with_format("arrow"), histories)
@@ -138,11 +140,12 @@ def all_sides(
         "DataLoader": lambda: iter(loader),
         "datasets": lambda: stacked(episodes, lists),
         "datasets, Arrow": lambda: stacked(episodes, arrow),
+        "memcpy": lambda: memcpy(histories),
     }
     if h5py is not None:
         file = hdf5_file(folder, histories)
         sides["h5py"] = lambda: stacked(
-            windows, lambda pieces: {name: joined(file[name], pieces) for name in COLUMNS}
+            few, lambda pieces: {name: joined(file[name], pieces) for name in COLUMNS}
         )
     return sides
 
@@ -241,9 +244,9 @@ def stacked(windows: list[Any], cut: Callable[[Any], dict[str, np.ndarray]]) -> 
 
 def check(sides: dict[str, Batches]) -> None:
     """All yield the same."""
-    ours = list(itertools.islice(sides.pop("ours"), BATCHES))
-    for name, batches in sides.items():
-        for mine, theirs in zip(ours, itertools.islice(batches, BATCHES), strict=True):
+    ours = list(itertools.islice(sides["ours"], FEW))
+    for name in sides.keys() - {"ours", "memcpy"}:
+        for mine, theirs in zip(ours, itertools.islice(sides[name], FEW), strict=True):
             same = (
                 torch.equal(mine["observation"].long(), theirs["observation"].long())
                 and torch.equal(mine["labels"].long(), theirs["action"].long())
@@ -253,9 +256,9 @@ def check(sides: dict[str, Batches]) -> None:
                 raise SystemExit(f"ours and {name} do not yield the same")
 
 
-def taking(batches: Batches) -> Callable[[], int]:
+def taking(batches: Batches, number: int) -> Callable[[], int]:
     """The transitions in the next batches, once they are made."""
-    return lambda: sum(B * L for _ in itertools.islice(batches, BATCHES))
+    return lambda: sum(B * L for _ in itertools.islice(batches, number))
 
 
 def memcpy(histories: Histories) -> Batches:

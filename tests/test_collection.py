@@ -7,8 +7,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,64 @@ def test_progress_counts_shards_up_to_all(tmp_path: Path) -> None:
     assert progress[0] == (0, 32)
     assert progress[-1] == (32, 32)
     assert progress == sorted(progress)
+
+
+# Several processes
+
+
+def test_processes_share_the_runs_that_are_missing_and_write_the_same_bytes(copy: Path, output: Path) -> None:
+    for shard in (shards_of(copy, "train")[0], shards_of(copy, "test")[-1]):
+        shard.unlink()
+    progress: list[tuple[int, int]] = []
+    processes: list[int] = []
+
+    def on_progress(done: int, total: int) -> None:
+        progress.append((done, total))
+        processes.append(len(active_children()))
+
+    collect_dataset(copy, FAMILY, SETTINGS, on_progress, num_proc=8)
+    assert max(processes) == 2  # as many as there are runs to do
+    assert processes[-1] == 0
+    assert progress == sorted(progress)
+    assert (progress[0], progress[-1]) == ((30, 32), (32, 32))
+    assert contents(copy) == contents(output)
+
+
+def test_a_single_run_needs_no_other_process(
+    copy: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "ProcessPoolExecutor", lambda *args, **kwargs: pytest.fail("started one"))
+    shards_of(copy, "test")[-1].unlink()
+    for _ in range(2):  # the second time there is nothing to do
+        collect_dataset(copy, FAMILY, SETTINGS, num_proc=8)
+    assert contents(copy) == contents(output)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_told_in_one_line_and_whole_shards_are_kept(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, num_episodes=100, lockstep=8)  # 11 runs, long enough to die in one
+    bystander = get_context("spawn").Process(target=time.sleep, args=(120,), daemon=True)
+    bystander.start()
+    killed: list[Any] = []
+
+    def kill_one(done: int, total: int) -> None:
+        if done and not killed:
+            killed.append(next(child for child in active_children() if child.pid != bystander.pid))
+            killed[0].kill()
+
+    folder = tmp_path / "killed" / "histories"
+    told = refusal(lambda: collect_dataset(folder, FAMILY, settings, kill_one, num_proc=2))
+    assert told.startswith("one of 2 processes died, perhaps for want of memory; whole shards are kept: ")
+    assert "--num-proc" in told
+    assert active_children() == [bystander]  # ours are gone, and only ours
+    bystander.kill()
+    collect_dataset(tmp_path / "whole" / "histories", FAMILY, settings)
+    kept, whole = contents(folder / "dark-room"), contents(tmp_path / "whole" / "histories" / "dark-room")
+    shards = {name: data for name, data in kept.items() if name.endswith(".parquet")}
+    assert 0 < len(shards) < len(whole)
+    assert shards.items() <= whole.items()
+    collect_dataset(folder, FAMILY, settings)
+    assert contents(folder) == contents(tmp_path / "whole" / "histories")
 
 
 # What a folder is refused for, when collecting into it

@@ -215,7 +215,7 @@ def recorded(envs: VectorEnv, num_episodes: int | None = None) -> Histories:
 
 def room_model(**settings: Any) -> ADModel:
     """Of a seed whose episodes differ most; a model that never learnt mostly walks into a wall."""
-    return lively_model(observation_space=ROOM, **({"context_length": 12, "seed": 19} | settings))
+    return lively_model("llama", observation_space=ROOM, **({"context_length": 12, "seed": 8} | settings))
 
 
 def played_by_hand(
@@ -259,7 +259,7 @@ def test_every_autoreset_mode_gives_the_same_episodes(decoder, mode):
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_ragged_episodes_do_not_depend_on_the_autoreset_mode(mode):
     # Greedily, for rows that wait draw too, and before a context is cut, for a wait brings the cut forward.
-    model = room_model(context_length=60, seed=10)
+    model = room_model(context_length=60, seed=7)
     outputs = [
         model.generate(rooms(each, ragged=True), num_episodes=5, seed=1, do_sample=False)
         for each in (AutoresetMode.DISABLED, mode)

@@ -26,7 +26,7 @@ from ad_hf.models.modeling_ad import matmul_attention
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt_neox": SMALL | {"intermediate_size": 64},  # the default, made smaller
-    "llama": SMALL | {"model_type": "llama", "intermediate_size": 64},
+    "llama": SMALL | {"model_type": "llama", "intermediate_size": 64, "hidden_act": "relu2"},
     "opt": SMALL | {"model_type": "opt", "ffn_dim": 64, "do_layer_norm_before": False},  # the paper's
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4},
     "qwen3": SMALL
