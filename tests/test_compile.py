@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_generation import Life, room_model, rooms
-from test_models import assert_close
+from test_generation import ROOM, Life, rooms
+from test_models import DECODERS, assert_close, lively_model
 from test_training import SETTINGS, WINDOWS, log, losses
 from torch._dynamo.utils import counters
 
@@ -55,8 +55,12 @@ def histories(family: TaskFamily) -> Histories:
 
 @pytest.mark.slow
 @needs_compiler
-def test_compiled_steps_are_exact_and_two_programs_serve_however_often_the_context_is_cut() -> None:
-    model, before = room_model(), num_programs()
+def test_compiled_steps_are_exact_and_two_programs_serve_however_often_the_context_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(DECODERS, "one layer", DECODERS["gpt_neox"] | {"num_hidden_layers": 1})
+    model = lively_model("one layer", observation_space=ROOM, context_length=12)
+    before = num_programs()
     life, context = Life(model, num_envs=4), model.start(4, compile=True)
     cuts = 0
     for _ in range(40):

@@ -165,6 +165,7 @@ def keep_freed_memory() -> None:
     `MALLOC_TRIM_THRESHOLD_` do in the environment.
     """
     if platform.libc_ver()[0] == "glibc":
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's columns too
         mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # as in malloc.h
         mallopt(mmap_threshold, 2**30)
         mallopt(trim_threshold, 2**31 - 1)
