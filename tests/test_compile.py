@@ -61,7 +61,13 @@ def test_compiled_steps_are_exact_and_two_programs_serve_however_often_the_conte
     monkeypatch.setitem(DECODERS, "one layer", DECODERS["gpt_neox"] | {"num_hidden_layers": 1})
     model = lively_model("one layer", observation_space=ROOM, context_length=12)
     before = num_programs()
+    ours, theirs = (model.generate(rooms(), num_episodes=12, seed=3, compile=flag) for flag in (True, False))
+    assert torch.equal(ours.episode_returns, theirs.episode_returns)
+    assert ours.num_steps == theirs.num_steps == 4 * 12 * 5
+    assert num_programs() == before + 2  # for a step, and for what a cut leaves
+
     life, context = Life(model, num_envs=4), model.start(4, compile=True)
+    assert context.forward != model.forward
     cuts = 0
     for _ in range(40):
         cuts += context.length == context.max_length
@@ -69,10 +75,6 @@ def test_compiled_steps_are_exact_and_two_programs_serve_however_often_the_conte
         for row in range(4):
             assert_close(logits[row], life.full_pass(row, context.length))
     assert cuts >= 3
-    assert num_programs() == before + 2  # for a step, and for what a cut leaves
-    ours, theirs = (model.generate(rooms(), num_episodes=12, seed=3, compile=flag) for flag in (True, False))
-    assert torch.equal(ours.episode_returns, theirs.episode_returns)
-    assert ours.num_steps == theirs.num_steps == 4 * 12 * 5
     assert num_programs() == before + 2
 
 

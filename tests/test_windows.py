@@ -244,7 +244,10 @@ def test_any_window_of_any_histories_is_episodes_one_after_another_whole_but_for
         ]
     )
     offsets, borders = histories.episode_offsets, histories.episode_offsets[histories.history_offsets]
-    length, stride = int(rng.integers(1, np.diff(borders).max() + 1)), int(rng.integers(1, 61))
+    length, stride = (
+        int(rng.integers(1, np.diff(borders).max() + 1)),
+        int(rng.choice([1, rng.integers(2, 61)])),
+    )
     steps, begins = draw_windows(histories, 64, length, stride, rng)
     for window, marks in zip(steps, begins, strict=True):
         history = np.searchsorted(borders, window[0], side="right") - 1
@@ -261,10 +264,11 @@ def test_any_window_of_any_histories_is_episodes_one_after_another_whole_but_for
 # Batches
 
 
+@pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_holds_what_its_observations_say(kind: str) -> None:
+def test_a_batch_holds_what_its_observations_say(kind: str, stride: int) -> None:
     histories = counting_histories(KINDS[kind])
-    steps, begins = drawn(histories, 12, 3, num=64)
+    steps, begins = drawn(histories, 12, stride, num=64)
     batch = {name: tensor.numpy() for name, tensor in window_batch(histories, steps, begins, 7).items()}
     seen = batch["observation"]
     assert {values.shape for values in batch.values()} == {(64, 12)}
@@ -340,6 +344,18 @@ def test_actions_take_as_few_bytes_as_hold_all_of_them_and_those_that_stand_for_
     assert batch["labels"].tolist() == [[0, num_actions - 1, 1], [num_actions - 1, -100, -100]]
     assert batch["previous_action"][0].tolist() == [num_actions, 0, num_actions - 1]
     assert batch["previous_action"][1, :2].tolist() == [num_actions, num_actions - 1]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_observations_of_any_shape_are_gathered(order: str, stride: int) -> None:
+    histories = counting_histories(RAGGED)
+    pictures = np.random.default_rng(0).integers(256, size=(len(histories.action), 3, 2), dtype=np.uint8)
+    histories = replace(histories, observation=np.asarray(pictures, order=order))
+    steps, begins = drawn(histories, 12, stride, num=64)
+    np.testing.assert_array_equal(
+        window_batch(histories, steps, begins, NUM_ACTIONS)["observation"], pictures[steps]
+    )
 
 
 def test_seed_and_update_decide_a_batch_and_each_matters() -> None:
