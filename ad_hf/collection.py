@@ -12,11 +12,12 @@ import math
 import os
 import shlex
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,16 @@ def _collect_run(settings: CollectSettings, expert_actions: bool, numbered: tupl
         first += len(shard.tasks)
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, in whatever way; the pool would not."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _share_out(work: Callable[[Any], None], pieces: Sequence[Any], num_proc: int) -> Iterator[None]:
@@ -183,9 +192,15 @@ def _share_out(work: Callable[[Any], None], pieces: Sequence[Any], num_proc: int
         return
     processes = get_context("spawn")  # a fork would inherit locks of threads that it has not
     others = active_children()
-    with ProcessPoolExecutor(num_proc, processes, initializer=_leave_interrupts_to_parent) as pool:
+    with ProcessPoolExecutor(num_proc, processes, initializer=_end_with_parent) as pool:
         try:
-            for done in as_completed([pool.submit(work, piece) for piece in pieces]):
+            # Ctrl-C is left to this process: those that it starts here inherit what is blocked.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                futures = [pool.submit(work, piece) for piece in pieces]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            for done in as_completed(futures):
                 done.result()
                 yield
         except BaseException as error:  # also when this process is interrupted

@@ -64,8 +64,8 @@ class TrainSettings:
         beta2: of AdamW; .95 forgets the steep first updates sooner than .999.
         max_grad_norm: gradients are clipped to this norm.
         mixed_precision: "no" or "bf16".
-        compile: train by `torch.compile`, through Accelerate. On a CPU it takes half a minute at the start,
-            and a C++ compiler; then training is a fifth faster.
+        compile: train by `torch.compile`, through Accelerate. On a CPU it takes half a minute at the start, a
+            C++ compiler and Python's headers; then training is a fifth faster.
         log_every: updates between two lines of the log.
         evaluate_every: updates between two short in-context evaluations on held-out tasks; 0 for none.
         evaluate_episodes: episodes of such an evaluation.

@@ -2,8 +2,8 @@
 
 A model of 0.8 M parameters (4 layers, width 128) on windows of 80 transitions, forward, backward, gradient
 clipping and AdamW, against the decoder written by hand with the same attention, the same with PyTorch's fused
-attention (what the faster repositories of Algorithm Distillation do), PyTorch's own encoder layers, and
-transformers' Decision Transformer of the same width. The limit is a matrix product of 1024 x 1024; the share
+attention (what the faster repositories of Algorithm Distillation do), and transformers' Decision Transformer
+of the same width. The limit is a matrix product of 1024 x 1024; the share
 of it is the model FLOP utilisation. Before that, our logits are compared with the hand-written ones.
 
     python scripts/benchmark_training.py [--compile]
@@ -31,24 +31,6 @@ WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 512
 SIZE = 1024  # of the matrices whose product is the limit
 
 Loss = Callable[[dict[str, torch.Tensor]], torch.Tensor]
-
-
-class EncoderLayers(nn.Module):
-    """PyTorch's own transformer layers on the same tokens."""
-
-    def __init__(self, model: ADModel) -> None:
-        super().__init__()
-        self.model = model
-        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-        self.positions = nn.Embedding(L, WIDTH)
-        self.causal = nn.Transformer.generate_square_subsequent_mask(L)
-
-    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {name: values for name, values in batch.items() if name != "labels"}
-        tokens = self.model.embedding(**inputs) + self.positions.weight
-        logits = self.model.head(self.layers(tokens, mask=self.causal, is_causal=True))
-        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten().long())
 
 
 class DecisionTransformer(nn.Module):
@@ -108,12 +90,11 @@ def main() -> None:
         logits = model(**batch).logits
         for other in (by_hand, fused):
             torch.testing.assert_close(other(batch), logits, atol=1e-5, rtol=1e-5)
-    encoder, decision_transformer = EncoderLayers(copy.deepcopy(model)), DecisionTransformer()
+    decision_transformer = DecisionTransformer()
     sides: dict[str, tuple[nn.Module, Loss]] = {
         "ours": (model, lambda batch: model(**batch).loss),
         "by hand": (by_hand, by_hand.loss),
         "by hand, fused attention": (fused, fused.loss),
-        "nn.TransformerEncoder": (encoder, encoder.loss),
         "DecisionTransformerModel": (decision_transformer, decision_transformer.loss),
     }
     if arguments.compile:
