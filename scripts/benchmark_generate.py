@@ -22,7 +22,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from handwritten_decoder import HandWrittenDecoder
+from handwritten_decoder import SIZE, HandWrittenDecoder, product
 from transformers.utils.logging import set_verbosity_error
 
 import ad_hf.envs  # noqa: F401 (registers the environments)
@@ -30,7 +30,6 @@ from ad_hf.models import ADConfig, ADModel
 
 W, WIDTH, LAYERS, HEADS, INNER = 80, 128, 4, 4, 512
 HORIZON = 20  # steps of an episode
-SIZE = 1024  # of the matrices whose product is the limit
 
 
 def main() -> None:
@@ -154,18 +153,6 @@ class Loop:
             reward = torch.as_tensor(earned).float()
             self.steps += 1
         return steps * envs.num_envs
-
-
-def product(dtype: torch.dtype) -> Callable[[], int]:
-    """A matrix product; returns its floating-point operations."""
-    left, right = torch.randn(SIZE, SIZE, dtype=dtype), torch.randn(SIZE, SIZE, dtype=dtype)
-
-    def multiply() -> int:
-        for _ in range(10):
-            left @ right
-        return 10 * 2 * SIZE**3
-
-    return multiply
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from handwritten_decoder import HandWrittenDecoder
+from handwritten_decoder import SIZE, HandWrittenDecoder, product
 from torch import nn
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 from transformers.utils.logging import set_verbosity_error
@@ -28,7 +28,6 @@ from ad_hf.models import ADConfig, ADModel
 
 B, L, A = 32, 80, 5  # windows, transitions in each, actions
 WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 512
-SIZE = 1024  # of the matrices whose product is the limit
 
 Loss = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
@@ -127,18 +126,6 @@ def step(
         return B * L
 
     return update
-
-
-def product(dtype: torch.dtype) -> Callable[[], int]:
-    """A matrix product; returns its floating-point operations."""
-    left, right = torch.randn(SIZE, SIZE, dtype=dtype), torch.randn(SIZE, SIZE, dtype=dtype)
-
-    def multiply() -> int:
-        for _ in range(10):
-            left @ right
-        return 10 * 2 * SIZE**3
-
-    return multiply
 
 
 def flops_per_action(model: ADModel) -> float:

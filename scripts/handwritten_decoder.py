@@ -1,4 +1,4 @@
-"""The default decoder as one would write it by hand: what the benchmarks compare transformers' with.
+"""The default decoder as one would write it by hand, and the limit of both: what benchmarks compare with.
 
 GPT-NeoX with squared ReLU, in plain functions on the weights of an `ADModel`, so both
 compute the same. B = windows or environments, L = tokens, D = width, H = heads.
@@ -6,11 +6,15 @@ compute the same. B = windows or environments, L = tokens, D = width, H = heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, layer_norm, linear, scaled_dot_product_attention
 
 from ad_hf.models import ADModel
+
+SIZE = 1024  # of the matrices whose product is the limit
 
 
 class HandWrittenDecoder(nn.Module):
@@ -99,3 +103,15 @@ class HandWrittenDecoder(nn.Module):
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean cross-entropy over all labels."""
         return cross_entropy(self(batch).flatten(0, 1).float(), batch["labels"].flatten().long())
+
+
+def product(dtype: torch.dtype) -> Callable[[], int]:
+    """A matrix product; returns its floating-point operations."""
+    left, right = torch.randn(SIZE, SIZE, dtype=dtype), torch.randn(SIZE, SIZE, dtype=dtype)
+
+    def multiply() -> int:
+        for _ in range(10):
+            left @ right
+        return 10 * 2 * SIZE**3
+
+    return multiply
