@@ -159,13 +159,13 @@ MODELS: dict[str, tuple[Harm, str]] = {
         config(decoder__quantization_config={"quant_method": "mxfp4"}),
         "the decoder sets quantization_config, which may bring code",
     ),
-    "wide": (config(decoder__hidden_size=2**30), "declares"),
+    "wide": (config(decoder__hidden_size=2**28), "declares"),
     "wider": (config(decoder__hidden_size=2**60), "the decoder has hidden_size="),
     "deep": (config(decoder__num_hidden_layers=10**9), "the decoder has num_hidden_layers=1000000000"),
-    "rather deep": (config(decoder__num_hidden_layers=10**4), "declares far more than 18 weights"),
+    "rather deep": (config(decoder__num_hidden_layers=10**4), "declares far more than 22 weights"),
     "deep by another name": (
         config(decoder={"model_type": "gpt2", "n_layer": 10**4, "n_embd": 16, "n_head": 1}),
-        "declares far more than 18 weights",
+        "declares far more than 22 weights",
     ),
     "deep in its lists": (
         config(decoder={"model_type": "qwen2", "num_hidden_layers": 10**9}),
