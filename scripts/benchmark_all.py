@@ -3,7 +3,7 @@
     pip install -e ".[test]" h5py
     python scripts/benchmark_all.py
 
-It takes about fifteen minutes on two cores that have nothing else to do.
+It takes about ten minutes on two cores that have nothing else to do.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def main() -> None:
     """Check, measure, print."""
     command_line = parser(__doc__)
     command_line.add_argument("--compile", action="store_true", help="also by torch.compile")
-    command_line.add_argument("--repeats", type=int, default=15)
+    command_line.add_argument("--repeats", type=int, default=9)
     arguments = command_line.parse_args()
     set_verbosity_error()
     torch.manual_seed(0)
