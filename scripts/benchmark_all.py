@@ -32,8 +32,6 @@ BEGIN, END = "<!-- benchmarks: written by scripts/benchmark_all.py -->\n", "<!--
 
 def main() -> None:
     """Run them and replace what stands between the marks."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, behind = rest.partition(END)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "rows.json"
@@ -47,6 +45,8 @@ def main() -> None:
         (line.partition(": ")[2] for line in cpu_info() if line.startswith("model name")), platform.machine()
     )
     lines += ["", f"{processor}, torch {torch.__version__}, Python {platform.python_version()}."]
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, behind = rest.partition(END)
     README.write_text("\n".join([before + BEGIN.rstrip(), *lines, END + behind]), encoding="utf-8")
 
 
