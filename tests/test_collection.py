@@ -247,6 +247,7 @@ def test_progress_counts_shards_up_to_all(tmp_path: Path) -> None:
 # Several processes
 
 
+@pytest.mark.slow
 def test_processes_share_the_runs_that_are_missing_and_write_the_same_bytes(copy: Path, output: Path) -> None:
     for shard in (shards_of(copy, "train")[0], shards_of(copy, "test")[-1]):
         shard.unlink()

@@ -59,7 +59,9 @@ def assert_same(ours: Histories, theirs: Histories) -> None:
 # Contracts of every registered source
 
 
-@pytest.mark.parametrize("name", IN_ROOMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dqn")) for name in IN_ROOMS]
+)
 def test_a_history_climbs_from_random_to_nearly_optimal(name: str) -> None:
     returns = collect(TRAINING_TASKS, name, NUM_EPISODES.get(name, 300)).return_matrix()
     num_last = returns.shape[1] // 10
