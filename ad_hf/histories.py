@@ -228,8 +228,8 @@ class Recorder(VectorWrapper):
         return observation, reward, terminated, truncated, infos
 
     def _to_record(self, observation: np.ndarray) -> np.ndarray:
-        seen = observation if self._recorded is None else self._recorded()
-        return np.array(seen, dtype=self._dtype[0], order="C")
+        values = observation if self._recorded is None else self._recorded()
+        return np.array(values, dtype=self._dtype[0], order="C")
 
     def histories(self, tasks: Sequence[Task], num_episodes: int | None = None) -> Histories:
         """What has been recorded: the whole episodes of every row, or its first `num_episodes`.

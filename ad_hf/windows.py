@@ -150,7 +150,8 @@ def draw_windows(
     size = np.minimum(end - start, L)  # (B,) steps in the window
     spare = end - start - size  # (B,) steps of the history that are not
 
-    if episode_stride == 1 and (size == L).all():  # neither gaps nor an empty rest
+    is_full = size == L
+    if episode_stride == 1 and is_full.all():  # neither gaps nor an empty rest
         start = start + rng.integers(spare + 1)
         return start[:, None] + np.arange(L), _consecutive(histories.begins, start, L)
 
@@ -183,12 +184,14 @@ def draw_windows(
     starts_episode[:, 0] = start == offsets[begun]
     row, number = np.nonzero(starts_episode)
     begins[row, position[row, number]] = True
-    if (size < L).any():  # an empty rest
+    if not is_full.all():  # an empty rest
         first, position, taken = (
             np.column_stack(pair) for pair in ((first, start), (position, size), (taken, L - size))
         )
     steps = np.repeat((first - position).ravel(), taken.ravel()).reshape(B, L) + np.arange(L)
-    return np.where(np.arange(L) < size[:, None], steps, -1) if (size < L).any() else steps, begins
+    if not is_full.all():
+        steps[np.arange(L) >= size[:, None]] = -1
+    return steps, begins
 
 
 def window_batch(

@@ -22,13 +22,12 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from handwritten_decoder import SIZE, HandWrittenDecoder, product
-from transformers.utils.logging import set_verbosity_error
+from handwritten_decoder import CONTEXT as W
+from handwritten_decoder import HEADS, LAYERS, SIZE, WIDTH, HandWrittenDecoder, benchmark_model, product
 
 import ad_hf.envs  # noqa: F401 (registers the environments)
-from ad_hf.models import ADConfig, ADModel
+from ad_hf.models import ADModel
 
-W, WIDTH, LAYERS, HEADS, INNER = 80, 128, 4, 4, 512
 HORIZON = 20  # steps of an episode
 
 
@@ -38,10 +37,7 @@ def main() -> None:
     command_line.add_argument("--compile", action="store_true", help="also by torch.compile")
     command_line.add_argument("--repeats", type=int, default=3)
     arguments = command_line.parse_args()
-    set_verbosity_error()
-    torch.manual_seed(0)
-    decoder = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": INNER}
-    model = ADModel(ADConfig(context_length=W, decoder=decoder | {"num_hidden_layers": LAYERS})).eval()
+    model = benchmark_model().eval()
     print(f"largest difference of a logit from a full forward pass: {largest_difference(model):.1e}")
     rows = []
     for dtype in (torch.float32, torch.bfloat16):

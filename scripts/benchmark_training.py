@@ -3,8 +3,8 @@
 A model of 0.8 M parameters (4 layers, width 128) on windows of 80 transitions, forward, backward, gradient
 clipping and AdamW, against the decoder written by hand with the same attention, the same with PyTorch's fused
 attention (what the faster repositories of Algorithm Distillation do), and transformers' Decision Transformer
-of the same width. The limit is a matrix product of 1024 x 1024; the share
-of it is the model FLOP utilisation. Before that, our logits are compared with the hand-written ones.
+of the same width. The limit is a matrix product of 1024 x 1024; the share of it is the model FLOP
+utilisation. Before that, our logits are compared with the hand-written ones.
 
     python scripts/benchmark_training.py [--compile]
 
@@ -19,15 +19,23 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from handwritten_decoder import SIZE, HandWrittenDecoder, product
+from handwritten_decoder import CONTEXT as L
+from handwritten_decoder import (
+    HEADS,
+    INNER,
+    LAYERS,
+    SIZE,
+    WIDTH,
+    HandWrittenDecoder,
+    benchmark_model,
+    product,
+)
 from torch import nn
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
-from transformers.utils.logging import set_verbosity_error
 
-from ad_hf.models import ADConfig, ADModel
+from ad_hf.models import ADModel
 
-B, L, A = 32, 80, 5  # windows, transitions in each, actions
-WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 512
+B, A = 32, 5  # windows, actions
 
 Loss = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
@@ -72,10 +80,7 @@ def main() -> None:
     command_line.add_argument("--compile", action="store_true", help="also by torch.compile")
     command_line.add_argument("--repeats", type=int, default=9)
     arguments = command_line.parse_args()
-    set_verbosity_error()
-    torch.manual_seed(0)
-    decoder = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": INNER}
-    model = ADModel(ADConfig(context_length=L, decoder=decoder | {"num_hidden_layers": LAYERS}))
+    model = benchmark_model()
     batch = {
         "observation": torch.randint(9, (B, L, 2), dtype=torch.uint8),
         "previous_action": torch.randint(A, (B, L), dtype=torch.int8),

@@ -1,7 +1,7 @@
-"""The default decoder as one would write it by hand, and the limit of both: what benchmarks compare with.
+"""The model of the benchmarks, its decoder as one would write it by hand, and the limit of both.
 
-GPT-NeoX with squared ReLU, in plain functions on the weights of an `ADModel`, so both
-compute the same. B = windows or environments, L = tokens, D = width, H = heads.
+GPT-NeoX with squared ReLU, in plain functions on the weights of an `ADModel`, so both compute the same. B =
+windows or environments, L = tokens, D = width, H = heads.
 """
 
 from __future__ import annotations
@@ -11,10 +11,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, layer_norm, linear, scaled_dot_product_attention
+from transformers.utils.logging import set_verbosity_error
 
-from ad_hf.models import ADModel
+from ad_hf.models import ADConfig, ADModel
 
+CONTEXT, WIDTH, LAYERS, HEADS, INNER = 80, 128, 4, 4, 512  # of the model: 0.8 M parameters
 SIZE = 1024  # of the matrices whose product is the limit
+
+
+def benchmark_model() -> ADModel:
+    """The model, always with the same weights, for Dark Room."""
+    set_verbosity_error()
+    torch.manual_seed(0)
+    decoder = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": INNER}
+    return ADModel(ADConfig(context_length=CONTEXT, decoder=decoder | {"num_hidden_layers": LAYERS}))
 
 
 class HandWrittenDecoder(nn.Module):

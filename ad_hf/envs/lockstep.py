@@ -106,10 +106,11 @@ class LockstepVectorEnv(VectorEnv):
         if seed is not None:
             draws |= self._seed(seed, mask)
         if draws.any():
-            for row in np.flatnonzero(draws).tolist():
+            rows = np.flatnonzero(draws)
+            for row in rows.tolist():
                 if row not in self.generators:
                     self.generators[row] = np.random.default_rng()
-            self._draw_tasks(np.flatnonzero(draws))
+            self._draw_tasks(rows)
             self._has_task |= draws
         self._restart(mask)
         return self._observe(), {}

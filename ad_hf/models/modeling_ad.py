@@ -60,7 +60,7 @@ def matmul_attention(
             attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(
                 ~attention_mask, torch.finfo(scores.dtype).min
             )
-        scores = scores.add_(attention_mask)
+        scores.add_(attention_mask)
     weights = nn.functional.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
     return (weights @ value).transpose(1, 2).contiguous(), None  # (B, L, H, D / H)
 

@@ -58,8 +58,12 @@ def q_learning(
     entries = table.reshape(-1)
     first_row = np.arange(K) * (num_states * memories)
     learners = np.arange(0, K * A, A)  # where in the values (K, A) of a step those of each learner begin
-    row = first_row + state_of(envs.reset(seed=seed)[0]) * memories  # (K,)
     num_paid = np.zeros(K, dtype=np.int64)
+
+    def row_of(observation: np.ndarray) -> np.ndarray:  # (K,)
+        return first_row + state_of(observation) * memories + num_paid
+
+    row = row_of(envs.reset(seed=seed)[0])
     episode = np.zeros(K, dtype=np.int64)
     epsilon = np.full(K, epsilon_start)
     while episode.min() < num_episodes:
@@ -69,7 +73,7 @@ def q_learning(
         action = (values + rng.random((K, A), dtype=np.float32) * scale[:, None]).argmax(axis=1)
         observation, reward, terminated, truncated, _ = envs.step(action)
         num_paid = np.minimum(num_paid + (reward != 0), remember_rewards)
-        next_row = first_row + state_of(observation) * memories + num_paid
+        next_row = row_of(observation)
         next_values = table.take(next_row, axis=0)
         best = next_values.take(learners + next_values.argmax(axis=1))
         target = reward + discount * ~terminated * best
@@ -81,8 +85,7 @@ def q_learning(
             progress = np.minimum(episode / (exploration * num_episodes), 1)
             epsilon = epsilon_start + (epsilon_end - epsilon_start) * progress
             num_paid[done] = 0
-            row = first_row + state_of(restart(envs, observation, done)) * memories
-            row += num_paid
+            row = row_of(restart(envs, observation, done))
 
 
 def _discrete_states(space: spaces.Space) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
