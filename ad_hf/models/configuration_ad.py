@@ -71,7 +71,7 @@ class ADConfig(PreTrainedConfig):
 
     model_type = "algorithm_distillation"
     sub_configs_defaults = {"decoder": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012
 
     observation_space: dict = field(default_factory=lambda: {"type": MULTI_DISCRETE, "nvec": [9, 9]})
     action_space: dict = field(default_factory=lambda: {"type": DISCRETE, "n": 5})

@@ -374,7 +374,7 @@ class ADGenerationMixin:
         begins = context.cache is not None and not context.cache.is_initialized
         output = (self.forward if begins else context.forward)(
             **new,
-            past_key_values=context.cache,
+            cache=context.cache,
             attention_mask=mask,
             position_ids=position_ids,
             logits_to_keep=1,
@@ -425,7 +425,7 @@ class ADGenerationMixin:
 
     def _takes_cache(self) -> bool:
         """Whether the decoder can be compiled, as transformers calls it: it is right with a StaticCache."""
-        accepts = "past_key_values" in inspect.signature(self.decoder.forward).parameters
+        accepts = "cache" in inspect.signature(self.decoder.forward).parameters
         return accepts and self.decoder._can_compile_fullgraph
 
     def _takes_mask(self) -> bool:

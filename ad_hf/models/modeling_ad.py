@@ -76,12 +76,12 @@ class ADOutput(ModelOutput):
     Args:
         loss: the mean cross-entropy over all labels, if labels were given.
         logits: (B, L, A), of the action on each transition.
-        past_key_values: the cache, if one was given.
+        cache: the cache, if one was given.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 class ADModel(ADGenerationMixin, PreTrainedModel):
@@ -122,7 +122,7 @@ class ADModel(ADGenerationMixin, PreTrainedModel):
         episode_start: torch.Tensor,
         labels: torch.Tensor | None = None,
         token_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         logits_to_keep: int = 0,
@@ -137,7 +137,7 @@ class ADModel(ADGenerationMixin, PreTrainedModel):
             episode_start: (B, L) bool.
             labels: (B, L) the actions taken; -100 is left out of the loss.
             token_mask: (B, L) bool; transitions hidden from the decoder, which still predicts their actions.
-            past_key_values: a cache that holds the transitions before these.
+            cache: a cache that holds the transitions before these.
             attention_mask: as for the decoder; leave it out in training, where every transition is real.
             position_ids: (B or 1, tokens), where the cache does not tell.
             logits_to_keep: predict only on the last so many transitions; 0 is all.
@@ -148,8 +148,8 @@ class ADModel(ADGenerationMixin, PreTrainedModel):
             inputs_embeds=tokens,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
+            cache=cache,
+            use_cache=cache is not None,
             **kwargs,
         ).last_hidden_state
         stride = self.config.tokens_per_transition
@@ -161,7 +161,7 @@ class ADModel(ADGenerationMixin, PreTrainedModel):
                 labels.flatten().long(),
                 label_smoothing=self.config.label_smoothing,
             )
-        return ADOutput(loss=loss, logits=logits, past_key_values=past_key_values)
+        return ADOutput(loss=loss, logits=logits, cache=cache)
 
 
 # Checkpoints carry this code, so that they also load where ad_hf is not installed.
