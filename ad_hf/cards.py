@@ -10,6 +10,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub
 from huggingface_hub import CardData, EvalResultEntry, RepoCard, eval_result_entries_to_yaml
 
+from ad_hf.folders import write_whole
+
 TAG = "algorithm-distillation"  # on every card, so that our repositories can be found
 MAX_CARD = 2**20  # bytes of a README.md
 
@@ -80,9 +82,7 @@ def _check_entries(metadata: Any) -> None:
 
 def save_card(card: RepoCard, path: Path) -> None:
     """Write a README.md: whole, or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(str(card), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, str(card))
 
 
 def about(card: RepoCard | None) -> dict[str, Any]:

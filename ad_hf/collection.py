@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import math
 import os
 import shlex
@@ -38,9 +39,12 @@ from ad_hf.dataset import (
     read_card,
     reading,
 )
+from ad_hf.folders import claimed, put
 from ad_hf.histories import Histories, collect
 from ad_hf.sources import resolve_settings
 from ad_hf.tasks import Task, TaskFamily, make_vec
+
+logger = logging.getLogger(__name__)
 
 SHARDS = 8  # the number of shards is a multiple of it, so that up to 8 nodes can share a split by shards
 
@@ -117,8 +121,13 @@ def collect_dataset(
     settings: CollectSettings,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     num_proc: int = 1,
-) -> None:
+    part: tuple[int, int] = (0, 1),
+) -> bool:
     """Collect a family's learning histories into a folder; interrupted, it goes on where it stopped.
+
+    Any number of processes, on any machines, can collect parts of it, in any order and at the same time.
+    Where they share a disk, the last to end writes the card; where they do not, copy their files into one
+    folder and collect once more. Either way the folder equals that of a single process.
 
     Args:
         output: the folder; a dataset with other settings in it is refused.
@@ -126,10 +135,14 @@ def collect_dataset(
         settings: what to collect.
         on_progress: called with the shards written and their number, before each lockstep run and at the end.
         num_proc: processes that share the lockstep runs; what they write does not depend on it.
+        part: (i, n): collect every n-th lockstep run from the i-th on. No learner is in two parts.
+
+    Returns:
+        Whether all shards are in the folder, those of other parts too.
 
     Raises:
-        ValueError: if the folder holds anything else than this collection, or a part of it, or a process
-            dies.
+        ValueError: if the folder holds anything else than this collection, or a part of it, or another
+            process is collecting the same into it, or a process dies.
     """
     noted = configs_of(read_card(output, str(output))).get(family.name)
     if noted and "expert_actions" not in noted:  # begun when there were none
@@ -137,19 +150,37 @@ def collect_dataset(
     card = _found_card(output, family, describe_collection(family, settings))
     finished = is_complete(card, family.name)
     runs = plan_shards(output, family, settings)
-    total = sum(len(run) for run in runs)
+    shards = [shard.path for run in runs for shard in run]
     envs: Any = make_vec(family["train"][:1]).unwrapped
     expert_actions = settings.expert_actions and hasattr(envs, "optimal_actions")
-    (output / family.name).mkdir(parents=True, exist_ok=True)
-    if family.name not in configs_of(card):
-        write_card(output, family, settings, finished=False)
-    pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
-    work = functools.partial(_collect_run, settings, expert_actions)
-    for _ in _share_out(work, pending, min(num_proc, len(pending))):
-        on_progress(sum(shard.path.exists() for run in runs for shard in run), total)
-    if pending or not finished:
-        write_card(output, family, settings, finished=True)
-    on_progress(total, total)
+    index, parts = part
+    mine = range(index, len(runs), parts)
+    if not mine:
+        logger.warning(
+            "part %d of %d is empty, for there are %d lockstep runs: take fewer parts, or a lower "
+            "collect.lockstep",
+            *(index + 1, parts, len(runs)),
+        )
+    with claimed(output / family.name, mine):
+        if family.name not in configs_of(card):
+            _note(output, family, settings, finished=False)
+        pending = [(n, runs[n]) for n in mine if not all(shard.path.exists() for shard in runs[n])]
+        work = functools.partial(_collect_run, settings, expert_actions)
+        for _ in _share_out(work, pending, min(num_proc, len(pending))):
+            on_progress(sum(path.exists() for path in shards), len(shards))
+        is_whole = all(path.exists() for path in shards)
+        if is_whole and (pending or not finished):
+            _note(output, family, settings, finished=True)
+    on_progress(sum(path.exists() for path in shards), len(shards))
+    return is_whole
+
+
+def _note(output: Path, family: TaskFamily, settings: CollectSettings, finished: bool) -> None:
+    """Write the card, one process after another."""
+    with claimed(output, wait=True):
+        already = configs_of(read_card(output, str(output))).get(family.name, {})
+        if finished or "complete" not in already:
+            write_card(output, family, settings, finished)
 
 
 def _collect_run(settings: CollectSettings, expert_actions: bool, numbered: tuple[int, list[Shard]]) -> None:
@@ -303,7 +334,7 @@ def write_shard(shard: Shard, histories: Histories, first: int) -> None:
             pq.write_table(table, file, compression="zstd", row_group_size=rows, write_page_checksum=True)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(shard.path)
+        put(partial, shard.path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -17,6 +18,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, RepoCard
 from transformers.generation.streamers import BaseStreamer
 
 from ad_hf.cards import TAG, make_card, result_file
+from ad_hf.folders import write_whole
 from ad_hf.hub import is_reference, split_reference
 from ad_hf.models import ADModel
 from ad_hf.tasks import Task
@@ -81,8 +83,8 @@ def check_report(report: Any, place: str) -> None:
 def write_report(report: dict[str, Any], folder: Path) -> None:
     """Write report.json, report.md and learning_curves.png into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(_page(report), encoding="utf-8")
+    write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write_whole(folder / "report.md", _page(report))
     draw_learning_curves(report, folder / "learning_curves.png")
 
 
@@ -305,9 +307,9 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)  # whole, and not into what a link there leads to
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:

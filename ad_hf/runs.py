@@ -19,9 +19,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ad_hf import cards, hub
 from ad_hf import dataset as histories_dataset
+from ad_hf.checkpoints import PROGRESS, STATE
 from ad_hf.collection import CollectSettings, collect_dataset
 from ad_hf.dataset import configs_of, load_histories, read_card
 from ad_hf.evaluation import EvaluateSettings, evaluate
+from ad_hf.folders import write_whole
 from ad_hf.histories import Histories
 from ad_hf.loading import MAX_REPEATS, check_decoder, check_memory, load_model
 from ad_hf.models import ADConfig, space_to_json
@@ -29,7 +31,7 @@ from ad_hf.recipes import Recipe, build_settings, check_known, load_recipe, read
 from ad_hf.report import check_report, draw_learning_curves, model_card
 from ad_hf.streaming import open_stream
 from ad_hf.tasks import Task, TaskFamily
-from ad_hf.training import PROGRESS, RECIPE, RUN, STATE, train
+from ad_hf.training import RECIPE, RUN, train
 from ad_hf.windows import expert_part, longest
 
 EVALUATION = "evaluation.json"
@@ -43,10 +45,14 @@ logger = logging.getLogger(__name__)
 
 
 def run_collect(
-    recipe: Recipe, output: Path, on_progress: Callable[[int, int], None], num_proc: int = 1
-) -> None:
-    """The stages from tasks to a dataset; see `collect_dataset`."""
-    collect_dataset(output, recipe.task_family(), recipe.collect, on_progress, num_proc)
+    recipe: Recipe,
+    output: Path,
+    on_progress: Callable[[int, int], None],
+    num_proc: int = 1,
+    part: tuple[int, int] = (0, 1),
+) -> bool:
+    """The stages from tasks to a dataset, or to a part of one; see `collect_dataset`."""
+    return collect_dataset(output, recipe.task_family(), recipe.collect, on_progress, num_proc, part)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def run_train(
     streaming: bool = False,
     push_to: Destination | None = None,
     push_every: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """The stages from a dataset to a model; see `train`.
 
@@ -90,10 +97,12 @@ def run_train(
         push_to: where unfinished models go, to be resumed from there; `push_model` is for the finished one.
         push_every: updates between two of them at least; 0 for none. They are pushed beside the training, and
             a push that fails, or is still under way when the next is due, costs a line in the log.
+        stop: as for `train`.
 
     Raises:
         ValueError: as `train`, and if the dataset holds histories of held-out tasks.
         HubError: if the dataset cannot be fetched.
+        Stopped: if it was stopped.
     """
     recipe = _as_collected(dataclasses.replace(recipe, dataset=_plainly(dataset)))
     family = recipe.task_family()
@@ -134,6 +143,7 @@ def run_train(
         resume,
         on_update,
         pushes.on_checkpoint,
+        stop,
     )
     pushes.wait()
 
@@ -347,9 +357,7 @@ def run_evaluate(
     )
     output = output or Path(checkpoint)
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / f"{EVALUATION}.partial"
-    partial.write_text(json.dumps(report), encoding="utf-8")
-    partial.replace(output / EVALUATION)  # not into what a link leads to, as in the cache of the Hub
+    write_whole(output / EVALUATION, json.dumps(report))
     return report
 
 

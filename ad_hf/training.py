@@ -20,13 +20,13 @@ import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import gather_object
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate.utils import DistributedType, gather_object
 from transformers import get_cosine_schedule_with_warmup
 
 from ad_hf import __version__
+from ad_hf.checkpoints import Training, from_main, last_checkpoint, progress_of, read_checkpoint
 from ad_hf.evaluation import in_context_returns
+from ad_hf.folders import LOCK, claimed, put, write_whole
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.streaming import START, HistoryPool, HistoryStream
@@ -35,9 +35,8 @@ from ad_hf.windows import WindowSettings, check_windows, pooled_window_batches, 
 
 RECIPE = "recipe.json"
 LOG = "training_log.jsonl"
+CHECKPOINTS = "checkpoints"
 RUN = "training.json"
-STATE = "training_state.safetensors"
-PROGRESS = "training_state.json"
 COUNTS = ("updates", "batch_size", "accumulation", "log_every", "evaluate_episodes", "keep_checkpoints")
 MAY_CHANGE = {  # between a run and its resumption
     "log_every",
@@ -107,6 +106,19 @@ class TrainSettings:
             )
 
 
+class Stopped(Exception):  # noqa: N818  # nothing is wrong
+    """Training was to stop and has: a checkpoint holds what it did.
+
+    Args:
+        update: the updates done.
+        output: where the checkpoint is.
+    """
+
+    def __init__(self, update: int, output: Path) -> None:
+        super().__init__(f"stopped after update {update}, which is saved in {output}: go on with --resume")
+        self.update, self.output = update, output
+
+
 def train(
     histories: Histories | HistoryStream,
     config: ADConfig,
@@ -118,11 +130,13 @@ def train(
     resume: bool = False,
     on_update: Callable[[dict[str, Any]], None] = lambda line: None,
     on_checkpoint: Callable[[Path, dict[str, Any]], None] = lambda folder, run: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ADModel:
     """Train a model to predict the next action of learning histories.
 
     Every update is a function of the seed and its number, and of the number of processes where histories are
-    streamed, so a resumed run repeats an uninterrupted one: bit for bit on one process.
+    streamed, so a resumed run repeats an uninterrupted one: bit for bit on one process. On several, also on
+    several machines, only the main process reads and writes `output`.
 
     Args:
         histories: to train on; a stream where they do not fit into memory.
@@ -136,6 +150,8 @@ def train(
         on_update: called with every line of the log.
         on_checkpoint: called on the main process with every checkpoint but the last, and what training.json
             would say of it.
+        stop: called before every update; once it is true on any process, one more update is made and the
+            training saved.
 
     Returns:
         The trained model, as saved in `output`.
@@ -144,20 +160,17 @@ def train(
         ValueError: if `output` holds another run, windows do not fit the histories or the processes, or a
             tracker is not installed.
         HubError: if the first histories of a stream cannot be fetched; the run does not need later ones.
+        Stopped: if it was stopped.
     """
     if isinstance(histories, Histories):
         check_windows(histories, config.context_length, config.unordered_context)
     _check_trackers(settings.trackers)
-    checkpoints = output / "checkpoints"
-    last = _last_checkpoint(checkpoints)
-    if not resume and output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
-    accelerator = _accelerator(settings, output)
-    world, rank = accelerator.num_processes, accelerator.process_index
     torch.manual_seed(settings.seed)  # the same weights on every process, and below other dropout on each
     model = ADModel(copy.deepcopy(config))  # saving a model writes into its configuration
     optimizer = _optimizer(model, settings)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup, settings.updates)
+    accelerator = _accelerator(settings, output)  # after the model, which ZeRO would otherwise take apart
+    world, rank = accelerator.num_processes, accelerator.process_index
     torch.manual_seed(settings.seed + 1 + rank)
     made_with = {
         "train": asdict(settings),
@@ -165,64 +178,109 @@ def train(
         "model": config.to_dict(),
         "histories": _describe(histories),
     }
-    first, positions = _load_checkpoint(last, model, optimizer, schedule, made_with, rank)
-    cut = (
-        *(settings.batch_size, config.context_length, config.num_actions, settings.seed),
-        *(first, rank, world, config.unordered_context),
-    )
-    batches, pool = _batches(histories, windows, positions, cut)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    model.train()
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        _keep_log(output / LOG, first)
-    accelerator.init_trackers(
-        "ad-hf", {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | str)}
-    )
+    last = last_checkpoint(output / CHECKPOINTS)
+    with contextlib.ExitStack() as stack:
 
-    with contextlib.closing(pool) if pool is not None else contextlib.nullcontext():
-        clock, clocked = time.perf_counter(), first
-        for update in range(first + 1, settings.updates + 1):
-            loss = _update(accelerator, model, optimizer, next(batches), settings)
+        def begin() -> dict[str, torch.Tensor]:
+            stack.enter_context(claimed(output))
+            if not resume and any(found.name != LOCK for found in output.iterdir()):
+                raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+            checkpoint = read_checkpoint(last)
+            if last is not None:
+                _check_same_run(last, progress_of(checkpoint), made_with)
+            return checkpoint
 
-            line: dict[str, Any] = {}
-            if update % settings.log_every == 0 or update == settings.updates:
-                now = time.perf_counter()
-                speed = (update - clocked) * settings.batch_size * config.context_length / (now - clock)
-                clock, clocked = now, update
-                line = {
-                    "loss": accelerator.reduce(loss, "mean").item(),
-                    "learning_rate": schedule.get_last_lr()[0],
-                    "transitions_per_second": round(speed),
-                }
-            if family is not None and settings.evaluate_every and update % settings.evaluate_every == 0:
-                line |= _short_evaluation(accelerator, model, family, settings)
-                clock, clocked = time.perf_counter(), update
-            if line:
-                line = {"update": update, **line}
-                accelerator.log(line, step=update)
-                if accelerator.is_main_process:
-                    _append_to_log(output / LOG, line)
-                    on_update(line)
-            schedule.step()
-            due = settings.checkpoint_every and update % settings.checkpoint_every == 0
-            if due or update == settings.updates:
-                progress = {
-                    "update": update,
-                    "schedule": schedule.state_dict(),
-                    "made_with": made_with,
-                    "stream": gather_object([pool.position]) if pool is not None else [],
-                }
-                folder = checkpoints / f"update-{update:08d}"
-                _save_checkpoint(accelerator, folder, model, optimizer, progress, settings.keep_checkpoints)
-                if accelerator.is_main_process and update < settings.updates:
-                    on_checkpoint(folder, _describe_run(update, settings, world))
-    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
-    if accelerator.is_main_process:
-        _put_model(model, output, recipe, _describe_run(settings.updates, settings, world))
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+        checkpoint = from_main(accelerator, begin)
+        first, positions = _load_weights(checkpoint, last, model)
+        cut = (
+            *(settings.batch_size, config.context_length, config.num_actions, settings.seed),
+            *(first, rank, world, config.unordered_context),
+        )
+        batches, pool = _batches(histories, windows, positions, cut)
+        if pool is not None:
+            stack.enter_context(contextlib.closing(pool))
+        training = Training(accelerator, model, optimizer, schedule)
+        if checkpoint:
+            training.restore(checkpoint, last)
+        if accelerator.is_main_process:
+            _keep_log(output / LOG, first)
+        accelerator.init_trackers(
+            "ad-hf", {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | str)}
+        )
+        run = _Run(settings, config.context_length, output, family, on_update, on_checkpoint, stop, made_with)
+        _make_updates(run, training, batches, pool, first)
+        model = accelerator.unwrap_model(training.whole_model(), keep_fp32_wrapper=False)
+        if accelerator.is_main_process:
+            _put_model(model, output, recipe, _describe_run(settings.updates, settings, world))
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
     return model.eval()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays as it is from update to update; see `train`."""
+
+    settings: TrainSettings
+    context_length: int
+    output: Path
+    family: TaskFamily | None
+    on_update: Callable[[dict[str, Any]], None]
+    on_checkpoint: Callable[[Path, dict[str, Any]], None]
+    stop: Callable[[], bool]
+    made_with: dict[str, Any]
+
+
+def _make_updates(
+    run: _Run,
+    training: Training,
+    batches: Iterator[dict[str, torch.Tensor]],
+    pool: HistoryPool | None,
+    first: int,
+) -> None:
+    """All updates after the first `first`, with what is logged and saved on the way."""
+    settings, accelerator = run.settings, training.accelerator
+    training.model.train()
+    clock, clocked = time.perf_counter(), first
+    stopping = torch.zeros(())
+    for update in range(first + 1, settings.updates + 1):
+        batch, wished = next(batches), stopping
+        stopping, labels = _sum(accelerator, run.stop(), _count_labels(batch["labels"]))
+        loss = _update(training, batch, labels, settings)
+
+        line: dict[str, Any] = {}
+        if update % settings.log_every == 0 or update == settings.updates:
+            now = time.perf_counter()
+            speed = (update - clocked) * settings.batch_size * run.context_length / (now - clock)
+            clock, clocked = now, update
+            line = {
+                "loss": accelerator.reduce(loss, "mean").item(),
+                "learning_rate": training.schedule.get_last_lr()[0],
+                "transitions_per_second": round(speed),
+            }
+        if run.family is not None and settings.evaluate_every and update % settings.evaluate_every == 0:
+            line |= _short_evaluation(training, run.family, settings)
+            clock, clocked = time.perf_counter(), update
+        if line:
+            line = {"update": update, **line}
+            accelerator.log(line, step=update)
+            if accelerator.is_main_process:
+                _append_to_log(run.output / LOG, line)
+                run.on_update(line)
+        training.schedule.step()
+        # What was wished before this update is known everywhere by now, so that no GPU has to be waited for.
+        stops = bool(wished) and update < settings.updates
+        due = settings.checkpoint_every and update % settings.checkpoint_every == 0
+        if due or stops or update == settings.updates:
+            positions = gather_object([pool.position]) if pool is not None else []
+            progress = {"update": update, "made_with": run.made_with, "stream": positions}
+            folder = run.output / CHECKPOINTS / f"update-{update:08d}"
+            training.save(folder, progress, settings.keep_checkpoints)
+            if accelerator.is_main_process and update < settings.updates and not stops:
+                run.on_checkpoint(folder, _describe_run(update, settings, accelerator.num_processes))
+        if stops:
+            accelerator.end_training()
+            raise Stopped(update, run.output)
 
 
 def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
@@ -234,6 +292,7 @@ def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
         project_dir=output,
         dynamo_backend="inductor" if settings.compile else None,  # None leaves it to `accelerate launch`
     )
+    _check_sharding(accelerator)
     compiler = os.environ.get("CXX", "g++")
     if settings.compile and accelerator.device.type == "cpu" and shutil.which(compiler) is None:
         raise ValueError(
@@ -245,7 +304,33 @@ def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
             f"batch_size is {settings.batch_size}, which {accelerator.num_processes} processes with "
             f"accumulation={settings.accumulation} cannot share equally: choose a multiple of {parts}"
         )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {  # which is what DeepSpeed goes by
+            "train_micro_batch_size_per_gpu": settings.batch_size // parts,
+            "gradient_accumulation_steps": settings.accumulation,
+            "gradient_clipping": settings.max_grad_norm,
+            "zero_allow_untested_optimizer": True,
+        }
     return accelerator
+
+
+def _check_sharding(accelerator: Accelerator) -> None:
+    """Refuse what Accelerate would do otherwise than it was asked to, or checkpoints cannot hold."""
+    for name, kind in (("FSDP", DistributedType.FSDP), ("DEEPSPEED", DistributedType.DEEPSPEED)):
+        asked = os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+        if asked and accelerator.distributed_type != kind:
+            raise ValueError(
+                f"{name} was asked for, but on this {accelerator.device.type} Accelerate silently trains "
+                "without: use scripts/accelerate/ddp.yaml, or a machine with GPUs"
+            )
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("FSDP 1 was asked for, but only FSDP 2 is supported: set fsdp_version: 2")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+        if stage > 2:
+            raise ValueError(
+                f"ZeRO stage {stage} was asked for, but 1 and 2 are supported: FSDP 2 shards all"
+            )
 
 
 def _batches(
@@ -272,21 +357,42 @@ def _batches(
     return pooled_window_batches(pool, windows, *cut), pool
 
 
+def _count_labels(labels: torch.Tensor) -> int:
+    """How many actions are to be predicted."""
+    return int((labels >= 0).sum())
+
+
+def _sum(accelerator: Accelerator, *values: float) -> torch.Tensor:
+    """Numbers summed over all processes, on this one's device."""
+    return accelerator.reduce(torch.tensor(values, dtype=torch.float32, device=accelerator.device), "sum")
+
+
 def _update(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: dict[str, torch.Tensor],
-    settings: TrainSettings,
+    training: Training, batch: dict[str, torch.Tensor], labels: torch.Tensor, settings: TrainSettings
 ) -> torch.Tensor:
-    """One optimizer step on this process's windows, in `accumulation` passes; the mean loss."""
+    """One optimizer step on this process's windows, in `accumulation` passes.
+
+    Args:
+        training: the model and its optimizer.
+        batch: the windows.
+        labels: actions that are to be predicted in this update, on all processes together.
+        settings: of the optimisation.
+
+    Returns:
+        This process's share of the mean loss: its mean over the processes is that over all labels.
+    """
+    accelerator, model, optimizer = training.accelerator, training.model, training.optimizer
+    # Counted before they are on a GPU, which would have to be waited for.
+    counts = [_count_labels(part) for part in batch["labels"].chunk(settings.accumulation)]
     parts = {
         name: values.to(accelerator.device).chunk(settings.accumulation) for name, values in batch.items()
     }
     total = torch.zeros((), device=accelerator.device)
     for part in range(settings.accumulation):
+        # Gradients are averaged over passes and processes, whatever number of labels each of them has.
+        share = counts[part] * settings.accumulation * accelerator.num_processes / labels
         with accelerator.accumulate(model):
-            loss = model(**{name: values[part] for name, values in parts.items()}).loss
+            loss = model(**{name: values[part] for name, values in parts.items()}).loss * share
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -315,14 +421,12 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             )
 
 
-def _short_evaluation(
-    accelerator: Accelerator, model: torch.nn.Module, family: TaskFamily, settings: TrainSettings
-) -> dict[str, float]:
+def _short_evaluation(training: Training, family: TaskFamily, settings: TrainSettings) -> dict[str, float]:
     """Play held-out tasks on the main process: mean return of the first and the last tenth of episodes."""
     values = {}
-    if accelerator.is_main_process:
+    playing = training.whole_model()
+    if training.accelerator.is_main_process:
         episodes, rollouts = settings.evaluate_episodes, 4
-        playing = accelerator.unwrap_model(model, keep_torch_compile=False)
         # Autocast would fill a cache with keys and values of two types; training goes on with it.
         autocast = playing.__dict__.pop("forward", None)
         returns = in_context_returns(playing, family["test"], episodes, rollouts, settings.seed).mean(
@@ -335,71 +439,12 @@ def _short_evaluation(
             "return_first": float(returns[:tenth].mean()),
             "return_last": float(returns[-tenth:].mean()),
         }
-    accelerator.wait_for_everyone()
+    training.accelerator.wait_for_everyone()
     return values
 
 
-def _last_checkpoint(checkpoints: Path) -> Path | None:
-    """The checkpoint with the most updates; only whole ones have this name."""
-    return max(checkpoints.glob("update-*"), default=None)
-
-
-def _save_checkpoint(
-    accelerator: Accelerator,
-    folder: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: dict[str, Any],
-    keep: int,
-) -> None:
-    """Save all that the next update depends on: written beside the others, then renamed; old ones go last."""
-    state = {"random": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["random_cuda"] = torch.cuda.get_rng_state()
-    # Dropout differs between processes, so the states of all of them are kept.
-    state = {name: accelerator.gather(s[None].to(accelerator.device)).cpu() for name, s in state.items()}
-    if accelerator.is_main_process:
-        for number, values in optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
-        partial = folder.parent / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(partial)
-        save_file(state, partial / STATE)
-        (partial / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-        partial.rename(folder)
-        for old in sorted(folder.parent.glob("update-*"))[:-keep]:
-            old.rename(partial)  # what an interruption leaves of it is no checkpoint
-            shutil.rmtree(partial)
-    accelerator.wait_for_everyone()
-
-
-def _load_checkpoint(
-    checkpoint: Path | None,
-    model: ADModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    made_with: dict[str, Any],
-    rank: int,
-) -> tuple[int, list[Any]]:
-    """Bring everything to where the checkpoint was saved, if there is one.
-
-    Returns:
-        The number of updates done, and where in the stream each process was.
-
-    Raises:
-        ValueError: if it was made with other settings, or is damaged.
-    """
-    if checkpoint is None:
-        return 0, []
-    try:
-        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-        state = load_file(checkpoint / STATE)
-        weights = load_file(checkpoint / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"the checkpoint {checkpoint} is damaged ({error}): remove it to resume from the one before"
-        ) from error
+def _check_same_run(checkpoint: Path, progress: dict[str, Any], made_with: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint that was made with other settings."""
     made_now = json.loads(json.dumps(made_with))
     for part, then in progress["made_with"].items():
         for name, value in then.items():  # what is not there is newer than the checkpoint
@@ -408,40 +453,30 @@ def _load_checkpoint(
                     f"{checkpoint} was made with {part}.{name}={value}, not {made_now[part].get(name)}: "
                     "resume with the same settings, or choose another --output"
                 )
+
+
+def _load_weights(
+    checkpoint: dict[str, torch.Tensor], name: Path | None, model: ADModel
+) -> tuple[int, list[Any]]:
+    """Give the model the weights of a checkpoint, if there is one.
+
+    Returns:
+        The number of updates done, and where in the stream each process was.
+
+    Raises:
+        ValueError: if it is of another model.
+    """
+    if not checkpoint:
+        return 0, []
+    weights = {key.removeprefix("weights."): v for key, v in checkpoint.items() if key.startswith("weights.")}
     try:
         model.load_state_dict(weights)
-        _restore(optimizer, schedule, progress["schedule"], state, rank)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except RuntimeError as error:
         raise ValueError(
-            f"the checkpoint {checkpoint} is not of this model and run ({error}): remove it"
+            f"the checkpoint {name} is not of this model and run ({error}): remove it"
         ) from error
+    progress = progress_of(checkpoint)
     return progress["update"], progress.get("stream", [])
-
-
-def _restore(
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    scheduled: dict[str, Any],
-    state: dict[str, torch.Tensor],
-    rank: int,
-) -> None:
-    """Bring the optimizer, its schedule and the random numbers of this process to where they were."""
-    now = schedule.state_dict()  # which names attributes, so it takes no others
-    if {name: type(value) for name, value in now.items()} != {n: type(v) for n, v in scheduled.items()}:
-        raise ValueError("its schedule is another")
-    tensors: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in state.items():
-        if key.startswith("optimizer."):
-            _, number, name = key.split(".")
-            tensors.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": tensors, "param_groups": optimizer.state_dict()["param_groups"]})
-    schedule.load_state_dict(scheduled)
-    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
-        group["lr"] = rate
-    if rank < len(state["random"]):
-        torch.set_rng_state(state["random"][rank])
-    if rank < len(state.get("random_cuda", ())) and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random_cuda"][rank])
 
 
 def _append_to_log(path: Path, line: dict[str, Any]) -> None:
@@ -454,19 +489,22 @@ def _keep_log(path: Path, updates: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
     kept = [line for line in whole if json.loads(line)["update"] <= updates]
-    path.write_text("".join(kept), encoding="utf-8")
+    write_whole(path, "".join(kept))
 
 
 def _put_model(model: ADModel, output: Path, recipe: dict[str, Any] | None, run: dict[str, Any]) -> None:
-    """Put a trained model with what is to be known of it into a folder, file by whole file."""
+    """Put a trained model with what is to be known of it into a folder, file by whole file.
+
+    The last is config.json: where that is, all is.
+    """
     partial = output / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     for name, values in ((RECIPE, recipe), (RUN, run)):
         if values is not None:
             (partial / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    for file in partial.iterdir():
-        file.replace(output / file.name)
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
+        put(file, output / file.name)
     partial.rmdir()
 
 

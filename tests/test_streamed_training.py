@@ -24,7 +24,8 @@ from ad_hf.models import ADConfig, ADModel
 from ad_hf.recipes import load_recipe
 from ad_hf.runs import run_collect, run_train
 from ad_hf.streaming import HistoryStream, open_stream
-from ad_hf.training import LOG, PROGRESS, TrainSettings, train
+from ad_hf.checkpoints import PROGRESS
+from ad_hf.training import LOG, TrainSettings, train
 from ad_hf.windows import WindowSettings
 
 UPDATES = 36

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from ad_hf import training
+from ad_hf import checkpoints, training
 from ad_hf.histories import Histories, collect
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.recipes import load_recipe
@@ -188,7 +188,7 @@ def test_a_line_that_was_cut_short_is_logged_anew(histories: Histories, tmp_path
     assert [line["update"] for line in log(tmp_path)] == list(range(1, UPDATES + 1))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", training.STATE, training.PROGRESS])
+@pytest.mark.parametrize("name", ["model.safetensors", checkpoints.STATE, checkpoints.PROGRESS])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     name: str, histories: Histories, tmp_path: Path
 ) -> None:
@@ -271,7 +271,7 @@ def test_a_run_leaves_safetensors_json_and_code_only(histories: Histories, tmp_p
     run(histories, tmp_path, recipe={})
     files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py"}
-    state = tmp_path / "checkpoints" / "update-00000008" / training.STATE
+    state = tmp_path / "checkpoints" / "update-00000008" / checkpoints.STATE
     assert "random" in load_file(state)  # which would not read a pickle of that name
 
 
@@ -506,5 +506,5 @@ def test_two_processes_reach_the_losses_of_one(
     assert result.stdout == f"{tmp_path / 'two'}\n"  # one of them speaks
     assert result.stderr.count("next: ad-hf evaluate") == 1
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    state = load_file(tmp_path / "two" / "checkpoints" / "update-00000006" / training.STATE)
+    state = load_file(tmp_path / "two" / "checkpoints" / "update-00000006" / checkpoints.STATE)
     assert len(state["random"]) == 2  # both processes' generators, for both draw dropout

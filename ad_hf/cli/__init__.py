@@ -6,12 +6,13 @@ seconds, and `--help` must not pay for them.
 
 from ad_hf.cli import route  # isort: skip  # before the verbs of the Hub, as --help lists them
 from ad_hf.cli import hub
-from ad_hf.cli.command import app, end_soon_when_interrupted
+from ad_hf.cli.command import app
+from ad_hf.cli.processes import end_soon_when_asked
 
 
 def main() -> None:
     """Run the command line."""
-    end_soon_when_interrupted()
+    end_soon_when_asked()
     app()
 
 

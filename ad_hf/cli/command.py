@@ -10,13 +10,21 @@ import os
 import platform
 import signal
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
+
+from ad_hf.cli.processes import (
+    INTERRUPTED,
+    Terminated,
+    check_launch,
+    failed,
+    is_loss_of_peer,
+    is_main,
+    speaks_for_machine,
+)
 
 app = typer.Typer(
     name="ad-hf",
@@ -26,12 +34,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Algorithm Distillation: collect learning histories, train on them, watch in-context learning.",
 )
-
-
-INTERRUPTED = "interrupted: what was written whole is kept; run it again to go on, train with --resume"
-GRACE = 3.0  # seconds to tidy up after Ctrl-C
-
-_failed = threading.Event()
 
 
 def _use_token(token: str | None) -> None:
@@ -55,8 +57,13 @@ Token = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a verb with examples in its help, and turn known errors into one line and exit code 1."""
+def command(examples: str, saves: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb with examples in its help, and turn known errors into one line and exit code 1.
+
+    Args:
+        examples: command lines.
+        saves: whether it goes on where it stopped, so that SIGTERM is no failure.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         name = function.__name__.rstrip("_")
@@ -64,10 +71,13 @@ def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             try:
+                check_launch()
                 _prepare_libraries(shows_transfers=name in ("push", "pull"))
                 function(*args, **kwargs)
             except KeyboardInterrupt:
                 _fail(INTERRUPTED)
+            except Terminated:
+                _end(saves)
             except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
                 raise
             except Exception as error:
@@ -92,11 +102,14 @@ def _is_known(error: Exception) -> bool:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError  # what a full disk looks like to a checkpoint
 
-    return isinstance(error, OSError | ValueError | GymnasiumError | StrictDataclassError | SafetensorError)
+    known = (OSError, ValueError, GymnasiumError, StrictDataclassError, SafetensorError)
+    return isinstance(error, known) or is_loss_of_peer(error)
 
 
 def one_line(error: Exception) -> str:
     """What went wrong; of a long message its two ends, where the value and the way out stand."""
+    if is_loss_of_peer(error):
+        return "another process of this run has ended: see what it said; train with --resume goes on"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"there is no {error.filename}: check the path"
     if isinstance(error, OSError) and error.strerror:
@@ -109,28 +122,19 @@ def one_line(error: Exception) -> str:
     return message if len(message) <= 500 else f"{message[:300]} ... {message[-180:]}"
 
 
-def end_soon_when_interrupted() -> None:
-    """Let Ctrl-C end the command also where clients of the Hub wait for an answer and do not notice it."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing)  # Python writes there whatever the main thread does
-
-    def watch() -> None:
-        while os.read(reading, 1) != bytes([signal.SIGINT]):
-            pass
-        time.sleep(GRACE)
-        if not _failed.is_set():
-            typer.echo(f"ad-hf: {INTERRUPTED}", err=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _fail(message: str) -> None:
-    _failed.set()
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine, for each has its own disk
+    failed.set()
+    if speaks_for_machine():  # for each has its own disk
         typer.echo(f"ad-hf: {message}", err=True)
     raise typer.Exit(1)
+
+
+def _end(saved: bool) -> None:
+    """End after SIGTERM."""
+    failed.set()
+    if speaks_for_machine():
+        typer.echo(f"ad-hf: ended by SIGTERM; {INTERRUPTED.partition(': ')[2]}", err=True)
+    raise typer.Exit(0 if saved else 128 + signal.SIGTERM)
 
 
 def say(message: str) -> None:
@@ -187,11 +191,6 @@ def _quieten() -> None:
     warn = logging.StreamHandler()
     warn.setFormatter(logging.Formatter("ad-hf: %(message)s"))
     logging.getLogger("ad_hf").handlers = [warn]
-
-
-def is_main() -> bool:
-    """Whether this is the only process, or the first of many."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager

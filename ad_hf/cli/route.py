@@ -22,11 +22,11 @@ from ad_hf.cli.command import (
     Token,
     command,
     is_debugging,
-    is_main,
     one_line,
     progress,
     say,
 )
+from ad_hf.cli.processes import is_main, is_restart, part_of_run, stopping
 
 Change = Annotated[
     list[str] | None,
@@ -36,13 +36,18 @@ Change = Annotated[
 ]
 
 
-@command("""
+@command(
+    """
 ad-hf collect dark-room --output runs/histories
 ad-hf collect dark-room --source q-learning --output runs/q-histories
 ad-hf collect dark-key-to-door --output runs/histories --num-proc 2
 ad-hf collect dark-room --output runs/h --set collect.settings.discount=0.9
+ad-hf collect dark-room --output runs/histories --shard 1/8
 ad-hf collect dark-room --output runs/histories --push-to-hub org/ad-histories
-""")
+accelerate launch -m ad_hf collect dark-room --output runs/histories
+""",
+    saves=True,
+)
 def collect(
     environment: Annotated[str, typer.Argument(help="Recipe, for example dark-room.")],
     output: Annotated[Path, typer.Option(help="Folder for the dataset.")],
@@ -54,6 +59,10 @@ def collect(
     num_proc: Annotated[
         int, typer.Option(min=1, help="Processes; each has collect.lockstep learners in memory.")
     ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Collect only the I-th of N parts, for example in a job array."),
+    ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="ORG/NAME", help="Add the histories to this dataset on the Hub.")
     ] = None,
@@ -80,8 +89,14 @@ def collect(
         _prepare(to, "dataset")
     elif private or revision or overwrite_card:
         raise ValueError("--private, --revision and --overwrite-card need --push-to-hub")
+    part = part_of_run(shard)
     with progress("collecting", "shards") as update:
-        run_collect(recipe, output, update, num_proc)
+        is_whole = run_collect(recipe, output, update, num_proc, part)
+    if not is_whole:
+        say(
+            f"part {part[0] + 1} of {part[1]} is in {output}; the dataset is whole when all are in one folder"
+        )
+        return
     typer.echo(str(output))
     dataset = str(output)
     if push_to_hub is not None and _push_or_say(lambda: push_dataset(output, to), output, to):
@@ -89,7 +104,8 @@ def collect(
     say(f"next: ad-hf train {environment} --dataset {dataset} --output runs/model")
 
 
-@command("""
+@command(
+    """
 ad-hf train dark-room --dataset runs/histories --output runs/model
 ad-hf train dark-room --dataset runs/histories --output runs/ed --objective ed
 ad-hf train dark-room --dataset runs/histories --output runs/model --resume
@@ -97,7 +113,9 @@ ad-hf train dark-room --dataset org/ad-histories --streaming --output runs/m
 ad-hf train dark-room --dataset h --output m --push-to-hub --hub-model-id o/m
 ad-hf train --resume org/ad-darkroom
 accelerate launch -m ad_hf train dark-room --dataset runs/h --output runs/m
-""")
+""",
+    saves=True,
+)
 def train(
     environment: Annotated[
         str, typer.Argument(help="Recipe, for example dark-room, or a model's folder or repository.")
@@ -148,6 +166,7 @@ def train(
     """Train a transformer to predict the next action of learning histories."""
     from ad_hf.recipes import load_recipe
     from ad_hf.runs import push_model, run_evaluate, run_train
+    from ad_hf.training import Stopped
 
     flags = {
         "objective": objective,
@@ -168,14 +187,19 @@ def train(
     to = _destination(push_to_hub, hub_model_id, push_every, private, revision, overwrite_card)
     if to is not None and is_main():
         _prepare(to, "model")
+    resume = resume or is_restart()
     if resume:
         _fetch_to_resume(environment, output)
-    with progress("training", "updates") as update:
+    with progress("training", "updates") as update, stopping() as stop:
 
         def show(line: dict[str, Any]) -> None:
             update(line["update"], recipe.train.updates, f"loss {line['loss']:.3f}" if "loss" in line else "")
 
-        run_train(recipe, dataset, output, resume, show, streaming, to, push_every)
+        try:
+            run_train(recipe, dataset, output, resume, show, streaming, to, push_every, stop)
+        except Stopped as stopped:
+            say(f"ad-hf: {stopped}")
+            return
     if not is_main():
         return
     typer.echo(str(output))

@@ -114,6 +114,9 @@ class ADModel(ADGenerationMixin, PreTrainedModel):
         self.head = nn.Linear(config.decoder.hidden_size, config.num_actions)
         self.post_init()
 
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
+        """None: transitions are embedded from several columns, and there is no table of tokens to be tied."""
+
     def forward(
         self,
         observation: torch.Tensor,
