@@ -23,7 +23,7 @@ from ad_hf.checkpoints import PROGRESS, STATE
 from ad_hf.collection import CollectSettings, collect_dataset
 from ad_hf.dataset import configs_of, load_histories, read_card
 from ad_hf.evaluation import EvaluateSettings, evaluate
-from ad_hf.folders import write_whole
+from ad_hf.folders import claimed, write_whole
 from ad_hf.histories import Histories
 from ad_hf.loading import MAX_REPEATS, check_decoder, check_memory, load_model
 from ad_hf.models import ADConfig, space_to_json
@@ -336,7 +336,8 @@ def run_evaluate(
         folder: where the checkpoint's files are, if they have been fetched already.
 
     Raises:
-        ValueError: as `evaluate`, and if expert distillation is to be compared with expert distillation.
+        ValueError: as `evaluate`, if expert distillation is to be compared with expert distillation, or if
+            another run is writing the folder.
         HubError: if there is no such checkpoint.
     """
     folder = folder or hub.folder_of(checkpoint)
@@ -346,18 +347,18 @@ def run_evaluate(
         if recipe.objective == "ed":
             raise ValueError(f"{checkpoint} is expert distillation itself: evaluate it without --ed")
         agents["ed"] = load_model(ed_checkpoint)
-    report = evaluate(
-        agents,
-        recipe.task_family(),
-        recipe.collect.source,
-        recipe.collect.num_episodes,
-        recipe.collect.settings,
-        settings or recipe.evaluate,
-        on_progress,
-    )
     output = output or Path(checkpoint)
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / EVALUATION, json.dumps(report))
+    with claimed(output):
+        report = evaluate(
+            agents,
+            recipe.task_family(),
+            recipe.collect.source,
+            recipe.collect.num_episodes,
+            recipe.collect.settings,
+            settings or recipe.evaluate,
+            on_progress,
+        )
+        write_whole(output / EVALUATION, json.dumps(report))
     return report
 
 
