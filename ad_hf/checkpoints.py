@@ -192,9 +192,9 @@ class Training:
             self.schedule.load_state_dict(scheduled)
             rank, random = self.accelerator.process_index, state["random"]
             if rank < len(random):
-                torch.set_rng_state(random[rank])
+                torch.set_rng_state(random[rank].clone())  # a view would end the process (torch 2.13)
             if rank < len(state.get("random_cuda", ())) and torch.cuda.is_available():
-                torch.cuda.set_rng_state(state["random_cuda"][rank])
+                torch.cuda.set_rng_state(state["random_cuda"][rank].clone())
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the checkpoint {name} is not of this model and run ({error}): remove it"

@@ -285,13 +285,16 @@ def _make_updates(
 
 def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.accumulation,
-        log_with=list(settings.trackers) or None,
-        project_dir=output,
-        dynamo_backend="inductor" if settings.compile else None,  # None leaves it to `accelerate launch`
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.accumulation,
+            log_with=list(settings.trackers) or None,
+            project_dir=output,
+            dynamo_backend="inductor" if settings.compile else None,  # None leaves it to `accelerate launch`
+        )
+    except ImportError as error:  # DeepSpeed is not installed, and it says how to
+        raise ValueError(str(error)) from error
     _check_sharding(accelerator)
     compiler = os.environ.get("CXX", "g++")
     if settings.compile and accelerator.device.type == "cpu" and shutil.which(compiler) is None:

@@ -77,7 +77,8 @@ def command(examples: str, saves: bool = False) -> Callable[[Callable[..., None]
             except KeyboardInterrupt:
                 _fail(INTERRUPTED)
             except Terminated:
-                _end(saves)
+                say_that_it_was_told()
+                raise typer.Exit(0 if saves else 128 + signal.SIGTERM) from None
             except BrokenPipeError:  # as in `ad-hf generate ... | head`; typer ends quietly
                 raise
             except Exception as error:
@@ -129,12 +130,11 @@ def _fail(message: str) -> None:
     raise typer.Exit(1)
 
 
-def _end(saved: bool) -> None:
-    """End after SIGTERM."""
+def say_that_it_was_told() -> None:
+    """Say that SIGTERM has ended the command."""
     failed.set()
     if speaks_for_machine():
         typer.echo(f"ad-hf: ended by SIGTERM; {INTERRUPTED.partition(': ')[2]}", err=True)
-    raise typer.Exit(0 if saved else 128 + signal.SIGTERM)
 
 
 def say(message: str) -> None:

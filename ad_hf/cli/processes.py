@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -91,6 +92,24 @@ def speaks_for_machine() -> bool:
 def is_restart() -> bool:
     """Whether `torchrun --max-restarts`, or `accelerate launch --max_restarts`, has started this run anew."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def meet_elsewhere() -> None:
+    """After a restart, let the processes meet at another port.
+
+    Where they met before, the launcher still tells the addresses of those that have died (torch 2.13).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"ad_hf/port/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    if is_main():
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set(key, str(free.getsockname()[1]))
+    os.environ |= {"MASTER_PORT": store.get(key).decode(), "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
 def part_of_run(shard: str | None) -> tuple[int, int]:

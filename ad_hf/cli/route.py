@@ -26,7 +26,7 @@ from ad_hf.cli.command import (
     progress,
     say,
 )
-from ad_hf.cli.processes import is_main, is_restart, part_of_run, stopping
+from ad_hf.cli.processes import is_main, is_restart, meet_elsewhere, part_of_run, stopping
 
 Change = Annotated[
     list[str] | None,
@@ -187,7 +187,9 @@ def train(
     to = _destination(push_to_hub, hub_model_id, push_every, private, revision, overwrite_card)
     if to is not None and is_main():
         _prepare(to, "model")
-    resume = resume or is_restart()
+    if is_restart():
+        resume = True
+        meet_elsewhere()
     if resume:
         _fetch_to_resume(environment, output)
     with progress("training", "updates") as update, stopping() as stop:
