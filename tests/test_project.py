@@ -13,8 +13,9 @@ FACE = {"__init__", "__main__"}  # the public face of the package, which may imp
 
 # A stage imports from stages further left; stages with a bar between them do not know each other.
 ORDER = (
-    "models | tasks | folders < cards < hub | envs | sources < histories | loading < dataset < collection | streaming"
-    " < windows < evaluation < checkpoints < training | report < recipes < runs < cli"
+    "models | tasks | folders < cards < hub | envs | sources < histories | loading < dataset"
+    " < collection | streaming < windows < evaluation < checkpoints < training | report"
+    " < recipes < runs < cli"
 )
 LEVELS = {stage.strip(): level for level, row in enumerate(ORDER.split("<")) for stage in row.split("|")}
 ALLOWED = {  # all that a stage imports beyond the standard library

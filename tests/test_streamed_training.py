@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 from test_streaming import left_behind
 
+from ad_hf.checkpoints import PROGRESS
 from ad_hf.evaluation import in_context_returns
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.recipes import load_recipe
 from ad_hf.runs import run_collect, run_train
 from ad_hf.streaming import HistoryStream, open_stream
-from ad_hf.checkpoints import PROGRESS
 from ad_hf.training import LOG, TrainSettings, train
 from ad_hf.windows import WindowSettings
 
