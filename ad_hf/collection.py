@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # comes with accelerate
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import RepoCard
@@ -42,6 +43,7 @@ from ad_hf.histories import Histories, collect
 from ad_hf.sources import resolve_settings
 from ad_hf.tasks import Task, TaskFamily, make_vec
 
+MAX_HISTORIES = 10_000_000  # they are listed in memory, and their numbers are int32
 SHARDS = 8  # the number of shards is a multiple of it, so that up to 8 nodes can share a split by shards
 
 
@@ -72,6 +74,8 @@ class CollectSettings:
         for name in ("num_episodes", "learners_per_task", "lockstep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, but must be from 0 to {2**63 - 1}")
         resolve_settings(self.source, self.settings)
 
 
@@ -131,6 +135,7 @@ def collect_dataset(
         ValueError: if the folder holds anything else than this collection, or a part of it, or a process
             dies.
     """
+    _check_size(family, settings)
     noted = configs_of(read_card(output, str(output))).get(family.name)
     if noted and "expert_actions" not in noted:  # begun when there were none
         settings = replace(settings, expert_actions=False)
@@ -140,16 +145,38 @@ def collect_dataset(
     total = sum(len(run) for run in runs)
     envs: Any = make_vec(family["train"][:1]).unwrapped
     expert_actions = settings.expert_actions and hasattr(envs, "optimal_actions")
+    pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
+    if pending:  # a source that cannot learn here leaves no folder behind
+        collect(family["train"][:1], settings.source, 1, 0, settings.settings, expert_actions)
     (output / family.name).mkdir(parents=True, exist_ok=True)
     if family.name not in configs_of(card):
         write_card(output, family, settings, finished=False)
-    pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
     work = functools.partial(_collect_run, settings, expert_actions)
     for _ in _share_out(work, pending, min(num_proc, len(pending))):
         on_progress(sum(shard.path.exists() for run in runs for shard in run), total)
     if pending or not finished:
         write_card(output, family, settings, finished=True)
     on_progress(total, total)
+
+
+def _check_size(family: TaskFamily, settings: CollectSettings) -> None:
+    """Refuse collections that no machine, or not this one, has the memory for.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    learners = sum(len(tasks) for tasks in family.splits.values()) * settings.learners_per_task
+    if learners > MAX_HISTORIES:
+        raise ValueError(
+            f"learners_per_task is {settings.learners_per_task}, which makes {learners} histories, but "
+            f"at most {MAX_HISTORIES} are possible: lower it"
+        )
+    needed = 32 * min(learners, settings.lockstep) * settings.num_episodes  # bytes of episodes of one step
+    if needed > psutil.virtual_memory().available:
+        raise ValueError(
+            f"num_episodes is {settings.num_episodes}, which takes {needed / 2**30:.0f} GiB at least with "
+            f"collect.lockstep={settings.lockstep}: lower one of them"
+        )
 
 
 def _collect_run(settings: CollectSettings, expert_actions: bool, numbered: tuple[int, list[Shard]]) -> None:
@@ -221,6 +248,10 @@ def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> Repo
         ValueError: if the folder holds anything else.
     """
     card = read_card(output, str(output))
+    if (output / "config.json").is_file():
+        raise ValueError(
+            f"{output} holds a model (config.json), whose README.md is another: choose another --output"
+        )
     if card is None:
         if any((output / family.name).glob("*.parquet")):
             raise ValueError(

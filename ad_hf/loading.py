@@ -27,6 +27,8 @@ MAX_CONFIG = 2**20  # bytes of a config.json
 ELSEWHERE = "auto_map|implementation|quantization|backbone"
 REPEATS, MAX_REPEATS = "layer|block|depth|expert", 10_000  # settings that say how often something is built
 MAX_NUMBER = 2**31  # of any other setting of a decoder
+SIZES = "hidden_size|num_hidden_layers|num_(attention|key_value)_heads|intermediate_size|head_dim|vocab_size"
+SHARES = "dropout|pdrop"  # settings that are probabilities
 
 
 def load_model(path: str, folder: Path | None = None) -> ADModel:
@@ -116,9 +118,19 @@ def check_decoder(decoder: Any) -> None:
             entries += [(name, inner) for inner in value]
         if value is not None and re.search(ELSEWHERE, name):
             raise ValueError(f"the decoder sets {name}, which may bring code or weights from elsewhere")
-        limit = MAX_REPEATS if re.search(REPEATS, name) else MAX_NUMBER
-        if isinstance(value, int | float) and abs(value) > limit:
-            raise ValueError(f"the decoder has {name}={value}, but at most {limit} makes sense")
+        if isinstance(value, int | float):
+            _check_number(name, value)
+
+
+def _check_number(name: str, value: float) -> None:
+    """Refuse a number of a decoder's configuration with which nothing is built, or nothing sensible."""
+    limit = MAX_REPEATS if re.search(REPEATS, name) else MAX_NUMBER
+    if not abs(value) <= limit:
+        raise ValueError(f"the decoder has {name}={value}, but at most {limit} makes sense")
+    if re.fullmatch(SIZES, name) and value < 1:
+        raise ValueError(f"the decoder has {name}={value}, but must have at least 1")
+    if re.search(SHARES, name) and not 0 <= value < 1:
+        raise ValueError(f"the decoder has {name}={value}, but it must be from 0 up to, not including, 1")
 
 
 def _weight_files(folder: Path) -> list[str]:

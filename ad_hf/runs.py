@@ -166,11 +166,24 @@ def _model_config(recipe: Recipe, family: TaskFamily) -> ADConfig:
         )
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+    except (ArithmeticError, KeyError, RuntimeError, TypeError) as error:  # of transformers' classes
+        raise _no_decoder(recipe, error) from error
     # transformers takes any name, so a misspelt one would change nothing and not be noticed.
     known = ["model_type", *(setting.name for setting in dataclasses.fields(config.decoder))]
     check_known("model.decoder.", recipe.model.decoder, [*known, *config.decoder.attribute_map])
-    check_memory(config, MAX_REPEATS)
+    try:
+        check_memory(config, MAX_REPEATS)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError) as error:
+        raise _no_decoder(recipe, error) from error
     return config
+
+
+def _no_decoder(recipe: Recipe, error: Exception) -> ValueError:
+    """What to say of a decoder that cannot be built."""
+    reason = " ".join(str(error).split())
+    return ValueError(
+        f"no decoder can be built with model.decoder={json.dumps(recipe.model.decoder)} ({reason}): change it"
+    )
 
 
 class _Pushes:

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,6 +119,11 @@ def load_task_family(name: str, **options: Any) -> TaskFamily:
     """
     if name not in TASK_FAMILIES:
         raise ValueError(f"unknown environment {name!r}: choose one of {sorted(TASK_FAMILIES)}")
+    for option in options.keys() & {"seed", "fold"}:
+        value, may_be_none = options[option], option == "fold"
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (value is None and may_be_none) and not (is_whole and 0 <= value < 2**63):
+            raise ValueError(f"{option} is {value!r}, but must be a whole number from 0 to {2**63 - 1}")
     module, function = TASK_FAMILIES[name].split(":")
     return getattr(importlib.import_module(module), function)(**options)
 

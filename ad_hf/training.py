@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import platform
 import shutil
@@ -39,6 +40,7 @@ RUN = "training.json"
 STATE = "training_state.safetensors"
 PROGRESS = "training_state.json"
 COUNTS = ("updates", "batch_size", "accumulation", "log_every", "evaluate_episodes", "keep_checkpoints")
+MOST = 99_999_999  # of these: checkpoints are named by eight digits
 MAY_CHANGE = {  # between a run and its resumption
     "log_every",
     "evaluate_every",
@@ -98,6 +100,17 @@ class TrainSettings:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+                most = 2**63 - 1 if name == "seed" else MOST
+                if getattr(self, name) > most:
+                    raise ValueError(f"{name} is {getattr(self, name)}, but must be at most {most}")
+        for name, fits, span in (
+            ("learning_rate", 0 < self.learning_rate <= 1, "above 0 and at most 1"),
+            ("weight_decay", 0 <= self.weight_decay <= 10, "from 0 to 10"),
+            ("beta2", 0 <= self.beta2 < 1, "from 0 up to, not including, 1"),
+            ("max_grad_norm", 0 < self.max_grad_norm <= 1e9, "above 0 and at most 1e9"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be {span}")
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}, but must be 'no' or 'bf16'")
         if self.batch_size % self.accumulation:
@@ -150,8 +163,7 @@ def train(
     _check_trackers(settings.trackers)
     checkpoints = output / "checkpoints"
     last = _last_checkpoint(checkpoints)
-    if not resume and output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+    _check_output(output, resume, last)
     accelerator = _accelerator(settings, output)
     world, rank = accelerator.num_processes, accelerator.process_index
     torch.manual_seed(settings.seed)  # the same weights on every process, and below other dropout on each
@@ -191,7 +203,7 @@ def train(
                 speed = (update - clocked) * settings.batch_size * config.context_length / (now - clock)
                 clock, clocked = now, update
                 line = {
-                    "loss": accelerator.reduce(loss, "mean").item(),
+                    "loss": _mean_loss(accelerator, loss, update, settings),
                     "learning_rate": schedule.get_last_lr()[0],
                     "transitions_per_second": round(speed),
                 }
@@ -223,6 +235,37 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return model.eval()
+
+
+def _check_output(output: Path, resume: bool, last: Path | None) -> None:
+    """Refuse a folder in which something else is than what is to be resumed.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not resume:
+        raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+    if last is None and not (output / LOG).is_file():
+        raise ValueError(
+            f"{output} holds something else than a training to resume (no {LOG}): choose another --output"
+        )
+
+
+def _mean_loss(accelerator: Accelerator, loss: torch.Tensor, update: int, settings: TrainSettings) -> float:
+    """The loss over all processes.
+
+    Raises:
+        ValueError: if it is no number any more, after which nothing can be learnt.
+    """
+    mean = accelerator.reduce(loss, "mean").item()
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"the loss is {mean} at update {update}: train anew, into another --output, with a lower "
+            f"learning_rate than {settings.learning_rate}"
+        )
+    return mean
 
 
 def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:

@@ -15,6 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 from ad_hf.histories import Histories, observations, pick, runs, seen
 from ad_hf.streaming import EXCHANGES, HistoryPool
 
+MOST = 1_000_000  # of episodes skipped, of a weight, or of histories in a pool
+
 
 @dataclass(frozen=True)
 class WindowSettings:
@@ -43,17 +45,23 @@ class WindowSettings:
     pool: int = 256
 
     def __post_init__(self) -> None:
-        if self.episode_stride < 1:
-            raise ValueError(f"episode_stride is {self.episode_stride}, but must be at least 1")
+        if not 1 <= self.episode_stride <= MOST:
+            raise ValueError(
+                f"episode_stride is {self.episode_stride}, but must be at least 1 and at most {MOST}"
+            )
         if not 0 <= self.token_mask < 1:
             raise ValueError(f"token_mask is {self.token_mask}, but must be from 0 up to, not including, 1")
         if not 0 < self.expert_share <= 1:
             raise ValueError(f"expert_share is {self.expert_share}, but must be above 0 and at most 1")
         for name in ("improvement_weight", "stability_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0")
-        if self.pool < EXCHANGES:
-            raise ValueError(f"pool is {self.pool} histories, but must be at least {EXCHANGES}")
+            if not 0 <= getattr(self, name) <= MOST:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but must be at least 0 and at most {MOST}"
+                )
+        if not EXCHANGES <= self.pool <= MOST:
+            raise ValueError(
+                f"pool is {self.pool} histories, but must be at least {EXCHANGES} and at most {MOST}"
+            )
 
 
 def check_windows(histories: Histories, length: int, unordered: bool = False) -> None:
