@@ -146,8 +146,6 @@ def collect_dataset(
     envs: Any = make_vec(family["train"][:1]).unwrapped
     expert_actions = settings.expert_actions and hasattr(envs, "optimal_actions")
     pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
-    if pending:  # a source that cannot learn here leaves no folder behind
-        collect(family["train"][:1], settings.source, 1, 0, settings.settings, expert_actions)
     (output / family.name).mkdir(parents=True, exist_ok=True)
     if family.name not in configs_of(card):
         write_card(output, family, settings, finished=False)

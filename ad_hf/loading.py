@@ -70,6 +70,11 @@ def _load(folder: Path) -> ADModel:
     if (folder / "generation_config.json").exists():
         generation_config = ADGenerationConfig.from_pretrained(folder)
     state = {name: values for file in files for name, values in load_file(file).items()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"the weights {name} hold NaN or infinity: its training diverged, or it is damaged"
+            )
     # From these tensors alone: given a folder, transformers would also look for adapters and other weights.
     loaded: Any = ADModel.from_pretrained(
         None, config=config, state_dict=state, generation_config=generation_config, output_loading_info=True

@@ -22,7 +22,7 @@ from ad_hf import dataset as histories_dataset
 from ad_hf.collection import CollectSettings, collect_dataset
 from ad_hf.dataset import configs_of, load_histories, read_card
 from ad_hf.evaluation import EvaluateSettings, evaluate
-from ad_hf.histories import Histories
+from ad_hf.histories import Histories, collect
 from ad_hf.loading import MAX_REPEATS, check_decoder, check_memory, load_model
 from ad_hf.models import ADConfig, space_to_json
 from ad_hf.recipes import Recipe, build_settings, check_known, load_recipe, read_json
@@ -30,7 +30,7 @@ from ad_hf.report import check_report, draw_learning_curves, model_card
 from ad_hf.streaming import open_stream
 from ad_hf.tasks import Task, TaskFamily
 from ad_hf.training import PROGRESS, RECIPE, RUN, STATE, train
-from ad_hf.windows import expert_part, longest
+from ad_hf.windows import check_spaces, expert_part, longest
 
 EVALUATION = "evaluation.json"
 FIGURE = "learning_curves.png"
@@ -46,7 +46,10 @@ def run_collect(
     recipe: Recipe, output: Path, on_progress: Callable[[int, int], None], num_proc: int = 1
 ) -> None:
     """The stages from tasks to a dataset; see `collect_dataset`."""
-    collect_dataset(output, recipe.task_family(), recipe.collect, on_progress, num_proc)
+    family, settings = recipe.task_family(), recipe.collect
+    # Once beforehand, so that a source that cannot learn here leaves no folder behind.
+    collect(family["train"][:1], settings.source, 1, 0, settings.settings)
+    collect_dataset(output, family, settings, on_progress, num_proc)
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,22 @@ def run_train(
     """
     recipe = _as_collected(dataclasses.replace(recipe, dataset=_plainly(dataset)))
     family = recipe.task_family()
+    config = _model_config(recipe, family)
+    env_id = family["train"][0].env_id
 
     def prepare(histories: Histories) -> Histories:
+        others = {task.env_id for task in histories.tasks} - {env_id}
+        if others:
+            raise ValueError(
+                f"{dataset} holds histories of {others.pop()}, not of {env_id}: collect {family.name} "
+                "again, into another folder"
+            )
+        check_spaces(histories, config, dataset)
         if {task.id for task in histories.tasks} & {task.id for task in family["test"]}:
             raise ValueError(
                 f"{dataset} holds histories of held-out tasks of {recipe.family}: "
-                "name the split it was collected with, for example --set family.fold=2"
+                "name the split it was collected with, for example --set family.fold=2; if it is this one, "
+                "collect it again"
             )
         return expert_part(histories, recipe.windows.expert_share) if recipe.objective == "ed" else histories
 
@@ -114,7 +127,6 @@ def run_train(
     if recipe.objective != "ad":
         # Experts do not improve, and a set has no pace, so there is nothing to skip.
         recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, episode_stride=1))
-    config = _model_config(recipe, family)
     if recipe.objective == "ed" and isinstance(histories, Histories):
         config.context_length = min(config.context_length, longest(histories))
     settings = recipe.train

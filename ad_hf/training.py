@@ -32,7 +32,7 @@ from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import TaskFamily
-from ad_hf.windows import WindowSettings, check_windows, pooled_window_batches, window_batches
+from ad_hf.windows import WindowSettings, check_spaces, check_windows, pooled_window_batches, window_batches
 
 RECIPE = "recipe.json"
 LOG = "training_log.jsonl"
@@ -160,6 +160,7 @@ def train(
     """
     if isinstance(histories, Histories):
         check_windows(histories, config.context_length, config.unordered_context)
+        check_spaces(histories, config)
     _check_trackers(settings.trackers)
     checkpoints = output / "checkpoints"
     last = _last_checkpoint(checkpoints)

@@ -31,7 +31,7 @@ def dqn(
     batch_size: Count = 8,
     sequence_steps: Count = 8,
     memory_steps: Annotated[int, Within(1, 10_000_000)] = 5_000,
-    target_rate: PositiveShare = 0.05,
+    target_rate: Share = 0.05,
     hidden_size: Count = 64,
     max_grad_norm: Weight = 10.0,
 ) -> None:
