@@ -116,6 +116,8 @@ def folder_of(name: str, repo_type: str = "model", patterns: tuple[str, ...] = M
     Raises:
         HubError: if there is neither.
     """
+    if not name:
+        raise HubError("the name is empty: name a folder, or a repository as org/name")
     if Path(name).is_dir():
         return Path(name)
     if not is_reference(name):

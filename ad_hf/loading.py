@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ad_hf import hub
 from ad_hf.models import ADConfig, ADGenerationConfig, ADModel
+from ad_hf.models.embedding_ad import DiscreteEmbedding
 from ad_hf.models.generation_ad import warpers
 
 MAX_CONFIG = 2**20  # bytes of a config.json
@@ -83,6 +84,9 @@ def _load(folder: Path) -> ADModel:
     strangers = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if strangers:
         raise ValueError(f"the weights and config.json are not of one model ({strangers[0]})")
+    observed = model.embedding.observation
+    if isinstance(observed, DiscreteEmbedding):  # which row is whose is no matter of training
+        model.embedding.observation.first_row = DiscreteEmbedding(config.observation_space, 1).first_row
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
     _try_out(model)

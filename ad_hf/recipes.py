@@ -244,7 +244,7 @@ def load_recipe(name: str, changes: Sequence[str] = (), folder: Path | None = No
     elif folder is None and name in TASK_FAMILIES:
         recipe = Recipe(name, {"name": name})
     else:
-        if folder is None and not Path(name).is_dir() and not hub.is_reference(name):
+        if folder is None and not (name and Path(name).is_dir()) and not hub.is_reference(name):
             known = ", ".join(sorted({*RECIPES, *TASK_FAMILIES}))
             raise ValueError(f"{name!r} is neither an environment ({known}) nor a folder with a {RECIPE}")
         saved = (folder or hub.folder_of(name)) / RECIPE

@@ -291,6 +291,7 @@ def push_model(folder: Path, to: Destination) -> str:
         ValueError: if the folder holds no model of ours.
         HubError: if it cannot be published.
     """
+    hub.split_reference(to.repo_id if not to.revision else f"{to.repo_id}@{to.revision}")
     for name in ("config.json", RECIPE):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no trained model (no {name}): train one with `ad-hf train`")
@@ -360,6 +361,11 @@ def run_evaluate(
     if ed_checkpoint is not None:
         if recipe.objective == "ed":
             raise ValueError(f"{checkpoint} is expert distillation itself: evaluate it without --ed")
+        if (found := load_recipe(ed_checkpoint).objective) != "ed":
+            raise ValueError(
+                f"{ed_checkpoint} was trained with the objective {found!r}, so it is no expert distillation: "
+                "leave out --ed, and one is trained"
+            )
         agents["ed"] = load_model(ed_checkpoint)
     report = evaluate(
         agents,

@@ -278,7 +278,7 @@ class ADGenerationMixin:
         self._check_spaces(envs)
         processors = LogitsProcessorList([*warpers(config), *(logits_processor or [])])
         criteria = StoppingCriteriaList(stopping_criteria or [])
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        generator = self._seeded(seed)
         autoreset = envs.metadata.get("autoreset_mode", "NextStep")
         autoreset = getattr(autoreset, "value", autoreset)  # Gymnasium's enumeration, or its value
         context = self.start(envs.num_envs, prompt, config.context_length, config.compile)
@@ -497,6 +497,14 @@ class ADGenerationMixin:
                 raise ValueError(
                     f"the environment's {kind} space is {found}, but this model was made for {wanted}"
                 )
+
+    def _seeded(self, seed: int | None) -> torch.Generator | None:
+        """A generator of this seed."""
+        if seed is None:
+            return None
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}, but must be from 0 to {2**63 - 1}")
+        return torch.Generator(self.device).manual_seed(seed)
 
     def _generation_settings(
         self, config: ADGenerationConfig | None, changes: dict[str, Any]
