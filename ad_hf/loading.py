@@ -73,12 +73,15 @@ def _load(folder: Path) -> ADModel:
     state = {name: values for file in files for name, values in load_file(file).items()}
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"the weights {name} hold NaN or infinity: its training diverged, or it is damaged"
-            )
+            raise ValueError(f"its weights {name} hold NaN or infinity: train it anew, or get it anew")
     # From these tensors alone: given a folder, transformers would also look for adapters and other weights.
     loaded: Any = ADModel.from_pretrained(
-        None, config=config, state_dict=state, generation_config=generation_config, output_loading_info=True
+        None,
+        config=config,
+        state_dict=state,
+        generation_config=generation_config,
+        ignore_mismatched_sizes=True,  # they are told of below
+        output_loading_info=True,
     )
     model, loading = loaded
     strangers = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]

@@ -445,6 +445,10 @@ def _load_checkpoint(
             f"the checkpoint {checkpoint} is damaged ({error}): remove it to resume from the one before"
         ) from error
     made_now = json.loads(json.dumps(made_with))
+    if not _is_progress(progress, checkpoint, made_now):
+        raise ValueError(
+            f"the checkpoint {checkpoint} is not of this model and run (see its {PROGRESS}): remove it"
+        )
     for part, then in progress["made_with"].items():
         for name, value in then.items():  # what is not there is newer than the checkpoint
             if value != made_now[part].get(name) and name not in MAY_CHANGE:
@@ -460,6 +464,20 @@ def _load_checkpoint(
             f"the checkpoint {checkpoint} is not of this model and run ({error}): remove it"
         ) from error
     return progress["update"], progress.get("stream", [])
+
+
+def _is_progress(progress: Any, checkpoint: Path, made_now: dict[str, Any]) -> bool:
+    """Whether a checkpoint says how far it is, and what it was made with."""
+    if not isinstance(progress, dict) or type(progress.get("update")) is not int:
+        return False
+    parts = progress.get("made_with")
+    return (
+        checkpoint.name == f"update-{progress['update']:08d}"
+        and isinstance(parts, dict)
+        and parts.keys() <= made_now.keys()
+        and all(isinstance(part, dict) for part in parts.values())
+        and isinstance(progress.get("stream", []), list)
+    )
 
 
 def _restore(
@@ -478,6 +496,11 @@ def _restore(
         if key.startswith("optimizer."):
             _, number, name = key.split(".")
             tensors.setdefault(int(number), {})[name] = value
+    parameters: list[torch.Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, states in tensors.items():
+        for name, value in states.items():  # the optimizer takes any
+            if value.ndim and (index >= len(parameters) or value.shape != parameters[index].shape):
+                raise ValueError(f"its optimizer.{index}.{name} is of another shape")
     optimizer.load_state_dict({"state": tensors, "param_groups": optimizer.state_dict()["param_groups"]})
     schedule.load_state_dict(scheduled)
     for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):

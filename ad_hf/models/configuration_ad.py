@@ -115,6 +115,9 @@ class ADConfig(PreTrainedConfig):
 
     def validate_spaces(self) -> None:
         """Refuse spaces that the model has no embedding or head for."""
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a space as JSON")
         if self.observation_space.get("type") not in (DISCRETE, MULTI_DISCRETE, BOX):
             raise ValueError(
                 f"observation_space is {self.observation_space}, but the types supported are "
@@ -142,6 +145,8 @@ class ADConfig(PreTrainedConfig):
 
     def validate_context(self) -> None:
         """Refuse contexts that cannot be encoded."""
+        if type(self.context_length) is not int:
+            raise ValueError(f"context_length is {self.context_length!r}, but must be a whole number")
         if self.tokens_per_transition not in (1, 3):
             raise ValueError(f"tokens_per_transition is {self.tokens_per_transition}, but must be 1 or 3")
         if self.context_length < 2:
