@@ -36,21 +36,24 @@ def read_checkpoint(checkpoint: Path | None) -> dict[str, torch.Tensor]:
     """What a checkpoint holds, for `Training.restore`; nothing where there is none.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, or does not tell how far it is and what it was made with.
     """
     if checkpoint is None:
         return {}
     try:
         content = (checkpoint / PROGRESS).read_bytes()
         progress = json.loads(content)
-        if [type(progress[name]) for name in ("update", "made_with", "schedule")] != [int, dict, dict]:
-            raise ValueError(f"its {PROGRESS} is none of ours")
         weights = load_file(checkpoint / "model.safetensors")
         state = load_file(checkpoint / STATE)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"the checkpoint {checkpoint} is damaged ({error}): remove it to resume from the one before"
         ) from error
+    told = progress if isinstance(progress, dict) else {}
+    if [type(told.get(name)) for name in ("update", "made_with", "schedule")] != [int, dict, dict]:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is not of this model and run (see its {PROGRESS}): remove it"
+        )
     return {
         "progress": torch.frombuffer(bytearray(content), dtype=torch.uint8),
         **{f"weights.{name}": values for name, values in weights.items()},
@@ -185,6 +188,7 @@ class Training:
                 if key.startswith("optimizer."):
                     _, number, entry = key.split(".")
                     tensors.setdefault(int(number), {})[entry] = value
+            self._check_shapes(tensors)
             if self._with_zero:
                 self._restore_zero(checkpoint, tensors)
             else:
@@ -210,6 +214,14 @@ class Training:
             for number, values in sorted(state.items())
             for name, value in sorted(values.items())
         }
+
+    def _check_shapes(self, tensors: dict[int, dict[str, torch.Tensor]]) -> None:
+        """Refuse what does not fit the parameters: the optimizer takes any."""
+        shapes = [parameter.shape for parameter in self._parameters]
+        for number, states in tensors.items():
+            for name, value in states.items():
+                if value.ndim and (number >= len(shapes) or value.shape != shapes[number]):
+                    raise ValueError(f"its optimizer.{number}.{name} is of another shape")
 
     def _restore_optimizer(self, tensors: dict[int, dict[str, torch.Tensor]]) -> None:
         for number, parameter in enumerate(self._parameters):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # comes with accelerate
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import RepoCard
@@ -46,6 +47,7 @@ from ad_hf.tasks import Task, TaskFamily, make_vec
 
 logger = logging.getLogger(__name__)
 
+MAX_HISTORIES = 10_000_000  # they are listed in memory, and their numbers are int32
 SHARDS = 8  # the number of shards is a multiple of it, so that up to 8 nodes can share a split by shards
 
 
@@ -76,6 +78,8 @@ class CollectSettings:
         for name in ("num_episodes", "learners_per_task", "lockstep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, but must be from 0 to {2**63 - 1}")
         resolve_settings(self.source, self.settings)
 
 
@@ -144,6 +148,7 @@ def collect_dataset(
         ValueError: if the folder holds anything else than this collection, or a part of it, or another
             process is collecting the same into it, or a process dies.
     """
+    _check_size(family, settings)
     noted = configs_of(read_card(output, str(output))).get(family.name)
     if noted and "expert_actions" not in noted:  # begun when there were none
         settings = replace(settings, expert_actions=False)
@@ -181,6 +186,26 @@ def _note(output: Path, family: TaskFamily, settings: CollectSettings, finished:
         already = configs_of(read_card(output, str(output))).get(family.name, {})
         if finished or "complete" not in already:
             write_card(output, family, settings, finished)
+
+
+def _check_size(family: TaskFamily, settings: CollectSettings) -> None:
+    """Refuse collections that no machine, or not this one, has the memory for.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    learners = sum(len(tasks) for tasks in family.splits.values()) * settings.learners_per_task
+    if learners > MAX_HISTORIES:
+        raise ValueError(
+            f"learners_per_task is {settings.learners_per_task}, which makes {learners} histories, but "
+            f"at most {MAX_HISTORIES} are possible: lower it"
+        )
+    needed = 32 * min(learners, settings.lockstep) * settings.num_episodes  # bytes of episodes of one step
+    if needed > psutil.virtual_memory().available:
+        raise ValueError(
+            f"num_episodes is {settings.num_episodes}, which takes {needed / 2**30:.0f} GiB at least with "
+            f"collect.lockstep={settings.lockstep}: lower one of them"
+        )
 
 
 def _collect_run(settings: CollectSettings, expert_actions: bool, numbered: tuple[int, list[Shard]]) -> None:
@@ -252,6 +277,10 @@ def _found_card(output: Path, family: TaskFamily, about: dict[str, Any]) -> Repo
         ValueError: if the folder holds anything else.
     """
     card = read_card(output, str(output))
+    if (output / "config.json").is_file():
+        raise ValueError(
+            f"{output} holds a model (config.json), whose README.md is another: choose another --output"
+        )
     if card is None:
         if any((output / family.name).glob("*.parquet")):
             raise ValueError(

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import CardData, RepoCard
 
 from ad_hf import cards, hub
-from ad_hf.histories import STEPS, Histories
+from ad_hf.histories import EPISODES, STEPS, Histories
 from ad_hf.tasks import Task
 
 # 1.0 noted on the card only one config, and whether it was complete beside it; 1.1 had no expert_action.
@@ -215,6 +215,11 @@ def to_histories(table: pa.Table, place: str) -> Histories:
     lengths, *others = (columns[name].value_lengths().to_numpy() for name in flat)
     if lengths.min() < 1 or any((other != lengths).any() for other in others):
         raise ValueError(f"{place} holds episodes without steps, or with more of one column than of another")
+    for name in ("history_id", "episode", "terminated", "truncated"):
+        kinds = "biuf" if name in EPISODES else "iu"
+        if rows[name].dtype.kind not in kinds or rows[name].ndim > 1:
+            raise ValueError(f"{name} in {place} has to hold integers, but holds {columns[name].type}")
+    reward = _rewards(flat["reward"], place)
     history_id, episode = rows["history_id"], rows["episode"]
     begins = np.flatnonzero(np.diff(history_id, prepend=history_id[0] - 1))
     continues = np.delete(np.arange(len(episode)), begins)
@@ -226,18 +231,48 @@ def to_histories(table: pa.Table, place: str) -> Histories:
         raise ValueError(
             f"{place} is not sorted by history and episode, so its histories cannot be told apart"
         )
+    which, tasks = _tasks(columns["task"], place)
+    if (which[continues] != which[continues - 1]).any():
+        raise ValueError(f"{place} holds a history of several tasks, but each history has to have one")
     return Histories(
         observation=flat["observation"],
         action=flat["action"],
-        reward=flat["reward"].astype(np.float32, copy=False),
+        reward=reward,
         final_observation=rows["final_observation"],
         terminated=rows["terminated"].astype(bool, copy=False),
         truncated=rows["truncated"].astype(bool, copy=False),
         episode_offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         history_offsets=np.append(begins, len(history_id)),
-        tasks=tuple(Task.from_json(columns["task"][int(row)].as_py()) for row in begins),
+        tasks=tuple(tasks[number] for number in which[begins]),
         expert_action=flat.get("expert_action"),
     )
+
+
+def _rewards(reward: np.ndarray, place: str) -> np.ndarray:
+    """Rewards (S,) as float32."""
+    if reward.ndim > 1:
+        raise ValueError(
+            f"reward in {place} has to hold one number a step, but holds {list(reward.shape[1:])}"
+        )
+    with np.errstate(over="ignore"):
+        small = reward.astype(np.float32, copy=False)
+    if small is not reward and not np.isfinite(small).all():
+        raise ValueError(f"reward in {place} holds {np.abs(reward).max()}, which is too much for float32")
+    return small
+
+
+def _tasks(column: pa.Array, place: str) -> tuple[np.ndarray, list[Task]]:
+    """Which of the tasks each row is of, and the tasks."""
+    texts = column.dictionary_encode() if pa.types.is_string(column.type) else column
+    if not pa.types.is_dictionary(texts.type) or not pa.types.is_string(texts.type.value_type):
+        raise ValueError(f"task in {place} has to hold text, but holds {column.type}")
+    if texts.null_count:
+        raise ValueError(f"task in {place} holds missing values")
+    try:
+        tasks = [Task.from_json(text) for text in texts.dictionary.to_pylist()]
+    except ValueError as error:
+        raise ValueError(f"task in {place} is damaged: {error}") from error
+    return texts.indices.to_numpy(), tasks
 
 
 def _flat(column: pa.ListArray, name: str) -> np.ndarray:

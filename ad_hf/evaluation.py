@@ -50,6 +50,8 @@ class EvaluateSettings:
         for name in ("num_episodes", "rollouts_per_task", "bootstrap_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, but must be from 0 to {2**63 - 1}")
         if not 0 <= self.prompt <= 1:
             raise ValueError(f"prompt is {self.prompt}, but must be a share of the optimum, from 0 to 1")
 

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
+from ad_hf.envs.lockstep import LockstepVectorEnv
 from ad_hf.sources import load_source, resolve_settings
 from ad_hf.tasks import Task, make_vec
 
@@ -156,6 +157,46 @@ def _observer(task: Task) -> Callable[[np.ndarray], np.ndarray] | None:
     return None if envs is None else envs.observe_recorded
 
 
+class _Column:
+    """How K values of a space are kept: as small as they can be, once it is sure that they are of the space.
+
+    Bounds of real numbers are not enforced; their environments often overstep them by rounding.
+
+    Args:
+        name: what they are, for messages.
+        space: of one of them.
+        num_envs: K.
+        trusted: they need not be looked at.
+    """
+
+    def __init__(self, name: str, space: spaces.Space, num_envs: int, trusted: bool) -> None:
+        self.name, self.space, self.dtype, self.trusted = name, space, smallest_dtype(space), trusted
+        self.shape = (num_envs, *(space.shape or ()))
+        if isinstance(space, spaces.Box):
+            self.low, self.high = space.low, space.high
+        else:
+            sizes = getattr(space, "nvec", getattr(space, "n", None))
+            self.low, self.high = space.start, space.start + sizes - 1  # type: ignore[attr-defined]
+
+    def take(self, values: Any) -> np.ndarray:
+        """A copy of `values` (K, ...)."""
+        if self.trusted:
+            return np.array(values, dtype=self.dtype, order="C")
+        values = np.asarray(values)
+        if self.dtype.kind == "f":
+            kept = np.array(values, dtype=self.dtype, order="C")
+            fits = kept.shape == self.shape and bool(np.isfinite(kept).all())
+        else:
+            fits = values.shape == self.shape and (
+                (values.dtype == self.dtype and isinstance(self.space, spaces.Box))
+                or bool(((values >= self.low) & (values <= self.high) & (values == np.trunc(values))).all())
+            )
+            kept = np.array(values, dtype=self.dtype, order="C") if fits else values
+        if not fits:
+            raise ValueError(f"{self.name} is {values!r}, but must be {self.shape[0]} values of {self.space}")
+        return kept
+
+
 class Recorder(VectorWrapper):
     """Keeps every step that an algorithm takes in a vector environment, whichever autoreset mode it has.
 
@@ -195,7 +236,10 @@ class Recorder(VectorWrapper):
         self._episodes: list[tuple[np.ndarray, ...]] = []
         self._began = np.zeros(env.num_envs, dtype=np.int64)  # the first step of each row's episode
         observed = env.single_observation_space if self._recorded is None else world.recorded_space
-        self._dtype = smallest_dtype(observed), smallest_dtype(env.single_action_space)
+        # Our own worlds are tested to keep to their spaces: to look at each step again costs a tenth.
+        ours = isinstance(env, LockstepVectorEnv)
+        self._kept_observation = _Column("observation", observed, env.num_envs, ours)
+        self._kept_action = _Column("action", env.single_action_space, env.num_envs, ours)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Reset the rows of `options["reset_mask"]`, or all."""
@@ -206,13 +250,19 @@ class Recorder(VectorWrapper):
         return observation, infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Step and record."""
-        expert = None if self._optimal_actions is None else self._optimal_actions().astype(self._dtype[1])
+        """Step and record.
+
+        Raises:
+            ValueError: if the environment returns what is not of its spaces, or rewards by no number.
+        """
+        expert = None if self._optimal_actions is None else self._kept_action.take(self._optimal_actions())
+        action = self._kept_action.take(actions)
         observation, reward, terminated, truncated, infos = self.env.step(actions)
-        action, earned = (
-            np.array(actions, dtype=self._dtype[1], order="C"),
-            np.array(reward, dtype=np.float32),
-        )
+        earned = np.array(reward, dtype=np.float32)
+        if earned.shape != (self.num_envs,) or not np.isfinite(earned).all():
+            raise ValueError(
+                f"{self.env.unwrapped} rewards by {reward!r}, but must by {self.num_envs} finite numbers"
+            )
         self._steps.append((self._observation, action, earned, expert))
         self._observation = self._to_record(observation)
         # Where a row restarts by itself in the next step, that step is not part of an episode.
@@ -221,15 +271,14 @@ class Recorder(VectorWrapper):
         if len(rows):
             led_to = self._observation[rows]
             if self._mode == AutoresetMode.SAME_STEP:
-                led_to = np.stack(infos["final_obs"][rows]).astype(self._dtype[0])
+                led_to = np.stack(infos["final_obs"][rows]).astype(led_to.dtype)
             spans = self._began[rows], np.full(len(rows), now)
             self._episodes.append((rows, *spans, led_to, terminated[rows], truncated[rows]))
             self._began[rows] = now + idle
         return observation, reward, terminated, truncated, infos
 
     def _to_record(self, observation: np.ndarray) -> np.ndarray:
-        values = observation if self._recorded is None else self._recorded()
-        return np.array(values, dtype=self._dtype[0], order="C")
+        return self._kept_observation.take(observation if self._recorded is None else self._recorded())
 
     def histories(self, tasks: Sequence[Task], num_episodes: int | None = None) -> Histories:
         """What has been recorded: the whole episodes of every row, or its first `num_episodes`.

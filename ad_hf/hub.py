@@ -116,6 +116,8 @@ def folder_of(name: str, repo_type: str = "model", patterns: tuple[str, ...] = M
     Raises:
         HubError: if there is neither.
     """
+    if not name:
+        raise HubError("the name is empty: name a folder, or a repository as org/name")
     if Path(name).is_dir():
         return Path(name)
     if not is_reference(name):
@@ -251,8 +253,10 @@ def list_repositories(author: str) -> list[dict[str, Any]]:
     """The models and datasets of a user or an organisation that were made with ad-hf.
 
     Raises:
-        HubError: if the Hub cannot be reached.
+        HubError: if the Hub cannot be reached, or nobody can have that name.
     """
+    if not re.fullmatch(r"[A-Za-z0-9]([\w.-]{0,94}[A-Za-z0-9])?", author, re.ASCII):
+        raise HubError(f"{author!r} is no user or organisation: give the part of org/name before the slash")
     api = HfApi()
     with in_one_line(author):
         models = list(api.list_models(author=author, filter=TAG, full=True))

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ad_hf import hub
 from ad_hf.models import ADConfig, ADGenerationConfig, ADModel
+from ad_hf.models.embedding_ad import DiscreteEmbedding
 from ad_hf.models.generation_ad import warpers
 
 MAX_CONFIG = 2**20  # bytes of a config.json
@@ -27,6 +28,8 @@ MAX_CONFIG = 2**20  # bytes of a config.json
 ELSEWHERE = "auto_map|implementation|quantization|backbone"
 REPEATS, MAX_REPEATS = "layer|block|depth|expert", 10_000  # settings that say how often something is built
 MAX_NUMBER = 2**31  # of any other setting of a decoder
+SIZES = "hidden_size|num_hidden_layers|num_(attention|key_value)_heads|intermediate_size|head_dim|vocab_size"
+SHARES = "dropout|pdrop"  # settings that are probabilities
 
 
 def load_model(path: str, folder: Path | None = None) -> ADModel:
@@ -68,14 +71,25 @@ def _load(folder: Path) -> ADModel:
     if (folder / "generation_config.json").exists():
         generation_config = ADGenerationConfig.from_pretrained(folder)
     state = {name: values for file in files for name, values in load_file(file).items()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"its weights {name} hold NaN or infinity: train it anew, or get it anew")
     # From these tensors alone: given a folder, transformers would also look for adapters and other weights.
     loaded: Any = ADModel.from_pretrained(
-        None, config=config, state_dict=state, generation_config=generation_config, output_loading_info=True
+        None,
+        config=config,
+        state_dict=state,
+        generation_config=generation_config,
+        ignore_mismatched_sizes=True,  # they are told of below
+        output_loading_info=True,
     )
     model, loading = loaded
     strangers = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
     if strangers:
         raise ValueError(f"the weights and config.json are not of one model ({strangers[0]})")
+    observed = model.embedding.observation
+    if isinstance(observed, DiscreteEmbedding):  # which row is whose is no matter of training
+        model.embedding.observation.first_row = DiscreteEmbedding(config.observation_space, 1).first_row
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
     _try_out(model)
@@ -116,9 +130,19 @@ def check_decoder(decoder: Any) -> None:
             entries += [(name, inner) for inner in value]
         if value is not None and re.search(ELSEWHERE, name):
             raise ValueError(f"the decoder sets {name}, which may bring code or weights from elsewhere")
-        limit = MAX_REPEATS if re.search(REPEATS, name) else MAX_NUMBER
-        if isinstance(value, int | float) and abs(value) > limit:
-            raise ValueError(f"the decoder has {name}={value}, but at most {limit} makes sense")
+        if isinstance(value, int | float):
+            _check_number(name, value)
+
+
+def _check_number(name: str, value: float) -> None:
+    """Refuse a number of a decoder's configuration with which nothing is built, or nothing sensible."""
+    limit = MAX_REPEATS if re.search(REPEATS, name) else MAX_NUMBER
+    if not abs(value) <= limit:
+        raise ValueError(f"the decoder has {name}={value}, but at most {limit} makes sense")
+    if re.fullmatch(SIZES, name) and value < 1:
+        raise ValueError(f"the decoder has {name}={value}, but must have at least 1")
+    if re.search(SHARES, name) and not 0 <= value < 1:
+        raise ValueError(f"the decoder has {name}={value}, but it must be from 0 up to, not including, 1")
 
 
 def _weight_files(folder: Path) -> list[str]:

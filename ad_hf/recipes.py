@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -242,7 +244,7 @@ def load_recipe(name: str, changes: Sequence[str] = (), folder: Path | None = No
     elif folder is None and name in TASK_FAMILIES:
         recipe = Recipe(name, {"name": name})
     else:
-        if folder is None and not Path(name).is_dir() and not hub.is_reference(name):
+        if folder is None and not (name and Path(name).is_dir()) and not hub.is_reference(name):
             known = ", ".join(sorted({*RECIPES, *TASK_FAMILIES}))
             raise ValueError(f"{name!r} is neither an environment ({known}) nor a folder with a {RECIPE}")
         saved = (folder or hub.folder_of(name)) / RECIPE
@@ -316,10 +318,10 @@ def build_settings(kind: type, values: Any, where: str) -> Any:
     """A settings dataclass from JSON values, each checked against the type of its field."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where or 'the recipe'} is {values!r}, but must hold settings")
-    types = typing.get_type_hints(kind)
-    check_known(where and f"{where}.", values, types)
+    hints = typing.get_type_hints(kind)
+    check_known(where and f"{where}.", values, hints)
     arguments = {
-        name: _checked(value, types[name], f"{where}.{name}".lstrip(".")) for name, value in values.items()
+        name: _checked(value, hints[name], f"{where}.{name}".lstrip(".")) for name, value in values.items()
     }
     try:
         return kind(**arguments)
@@ -333,9 +335,16 @@ def _checked(value: Any, wanted: Any, where: str) -> Any:
         return build_settings(typing.cast("type", wanted), value, where)
     origin = typing.get_origin(wanted) or wanted
     if origin is tuple:
-        return tuple(value) if isinstance(value, list | tuple) else (value,)
-    if origin is float and type(value) is int:
-        return float(value)
+        entry, _ = typing.get_args(wanted)
+        several = value if isinstance(value, list | tuple) else [value]
+        return tuple(_checked(one, entry, where) for one in several)
+    if origin is types.UnionType:
+        inner, _ = typing.get_args(wanted)
+        return value if value is None else _checked(value, inner, where)
+    if origin is float and type(value) is int and abs(value) < 2**1023:
+        value = float(value)
+    if origin is float and type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, but must be a finite number")
     if origin in (int, float, str, bool, dict) and type(value) is not origin:
         raise ValueError(f"{where} is {value!r}, but must be of type {origin.__name__}")
     return value

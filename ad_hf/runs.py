@@ -24,7 +24,7 @@ from ad_hf.collection import CollectSettings, collect_dataset
 from ad_hf.dataset import configs_of, load_histories, read_card
 from ad_hf.evaluation import EvaluateSettings, evaluate
 from ad_hf.folders import claimed, write_whole
-from ad_hf.histories import Histories
+from ad_hf.histories import Histories, collect
 from ad_hf.loading import MAX_REPEATS, check_decoder, check_memory, load_model
 from ad_hf.models import ADConfig, space_to_json
 from ad_hf.recipes import Recipe, build_settings, check_known, load_recipe, read_json
@@ -32,7 +32,7 @@ from ad_hf.report import check_report, draw_learning_curves, model_card
 from ad_hf.streaming import open_stream
 from ad_hf.tasks import Task, TaskFamily
 from ad_hf.training import RECIPE, RUN, train
-from ad_hf.windows import expert_part, longest
+from ad_hf.windows import check_spaces, expert_part, longest
 
 EVALUATION = "evaluation.json"
 FIGURE = "learning_curves.png"
@@ -52,7 +52,10 @@ def run_collect(
     part: tuple[int, int] = (0, 1),
 ) -> bool:
     """The stages from tasks to a dataset, or to a part of one; see `collect_dataset`."""
-    return collect_dataset(output, recipe.task_family(), recipe.collect, on_progress, num_proc, part)
+    family, settings = recipe.task_family(), recipe.collect
+    # Once beforehand, so that a source that cannot learn here leaves no folder behind.
+    collect(family["train"][:1], settings.source, 1, 0, settings.settings)
+    return collect_dataset(output, family, settings, on_progress, num_proc, part)
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,22 @@ def run_train(
     """
     recipe = _as_collected(dataclasses.replace(recipe, dataset=_plainly(dataset)))
     family = recipe.task_family()
+    config = _model_config(recipe, family)
+    env_id = family["train"][0].env_id
 
     def prepare(histories: Histories) -> Histories:
+        others = {task.env_id for task in histories.tasks} - {env_id}
+        if others:
+            raise ValueError(
+                f"{dataset} holds histories of {others.pop()}, not of {env_id}: collect {family.name} "
+                "again, into another folder"
+            )
+        check_spaces(histories, config, dataset)
         if {task.id for task in histories.tasks} & {task.id for task in family["test"]}:
             raise ValueError(
                 f"{dataset} holds histories of held-out tasks of {recipe.family}: "
-                "name the split it was collected with, for example --set family.fold=2"
+                "name the split it was collected with, for example --set family.fold=2; if it is this one, "
+                "collect it again"
             )
         return expert_part(histories, recipe.windows.expert_share) if recipe.objective == "ed" else histories
 
@@ -123,7 +136,6 @@ def run_train(
     if recipe.objective != "ad":
         # Experts do not improve, and a set has no pace, so there is nothing to skip.
         recipe = dataclasses.replace(recipe, windows=dataclasses.replace(recipe.windows, episode_stride=1))
-    config = _model_config(recipe, family)
     if recipe.objective == "ed" and isinstance(histories, Histories):
         config.context_length = min(config.context_length, longest(histories))
     settings = recipe.train
@@ -176,11 +188,24 @@ def _model_config(recipe: Recipe, family: TaskFamily) -> ADConfig:
         )
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+    except (ArithmeticError, KeyError, RuntimeError, TypeError) as error:  # of transformers' classes
+        raise _no_decoder(recipe, error) from error
     # transformers takes any name, so a misspelt one would change nothing and not be noticed.
     known = ["model_type", *(setting.name for setting in dataclasses.fields(config.decoder))]
     check_known("model.decoder.", recipe.model.decoder, [*known, *config.decoder.attribute_map])
-    check_memory(config, MAX_REPEATS)
+    try:
+        check_memory(config, MAX_REPEATS)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError) as error:
+        raise _no_decoder(recipe, error) from error
     return config
+
+
+def _no_decoder(recipe: Recipe, error: Exception) -> ValueError:
+    """What to say of a decoder that cannot be built."""
+    reason = " ".join(str(error).split())
+    return ValueError(
+        f"no decoder can be built with model.decoder={json.dumps(recipe.model.decoder)} ({reason}): change it"
+    )
 
 
 class _Pushes:
@@ -276,6 +301,7 @@ def push_model(folder: Path, to: Destination) -> str:
         ValueError: if the folder holds no model of ours.
         HubError: if it cannot be published.
     """
+    hub.split_reference(to.repo_id if not to.revision else f"{to.repo_id}@{to.revision}")
     for name in ("config.json", RECIPE):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} holds no trained model (no {name}): train one with `ad-hf train`")
@@ -346,7 +372,13 @@ def run_evaluate(
     if ed_checkpoint is not None:
         if recipe.objective == "ed":
             raise ValueError(f"{checkpoint} is expert distillation itself: evaluate it without --ed")
-        agents["ed"] = load_model(ed_checkpoint)
+        ed_folder = hub.folder_of(ed_checkpoint)
+        if (found := load_recipe(ed_checkpoint, folder=ed_folder).objective) != "ed":
+            raise ValueError(
+                f"{ed_checkpoint} was trained with the objective {found!r}, so it is no expert distillation: "
+                "leave out --ed, and one is trained"
+            )
+        agents["ed"] = load_model(ed_checkpoint, ed_folder)
     output = output or Path(checkpoint)
     with claimed(output):
         report = evaluate(

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,8 +61,19 @@ class Task:
 
     @classmethod
     def from_json(cls, text: str) -> Task:
-        """The task that `json` describes."""
-        return cls(**json.loads(text))
+        """The task that `json` describes.
+
+        Raises:
+            ValueError: if it describes none.
+        """
+        try:
+            task = cls(**json.loads(text))
+            if isinstance(task.env_id, str) and isinstance(task.params, dict):
+                return task
+        except (ValueError, TypeError, RecursionError):
+            pass
+        example = '{"env_id": "ad_hf/DarkRoom-v0", "params": {"goal": [7, 2]}}'
+        raise ValueError(f"{text[:100]!r} is no task, which looks like {example}")
 
     def make(self, **kwargs: Any) -> gym.Env:
         """The task as a single Gymnasium environment; `kwargs` go to `gymnasium.make`."""
@@ -118,6 +130,11 @@ def load_task_family(name: str, **options: Any) -> TaskFamily:
     """
     if name not in TASK_FAMILIES:
         raise ValueError(f"unknown environment {name!r}: choose one of {sorted(TASK_FAMILIES)}")
+    for option in options.keys() & {"seed", "fold"}:
+        value, is_fold = options[option], option == "fold"
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (is_whole and (is_fold or 0 <= value < 2**63)) and not (is_fold and value is None):
+            raise ValueError(f"{option} is {value!r}, but must be a whole number, at least 0")
     module, function = TASK_FAMILIES[name].split(":")
     return getattr(importlib.import_module(module), function)(**options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import platform
 import shutil
@@ -24,20 +25,21 @@ from accelerate.utils import DistributedType, gather_object
 from transformers import get_cosine_schedule_with_warmup
 
 from ad_hf import __version__
-from ad_hf.checkpoints import Training, from_main, last_checkpoint, progress_of, read_checkpoint
+from ad_hf.checkpoints import PROGRESS, Training, from_main, last_checkpoint, progress_of, read_checkpoint
 from ad_hf.evaluation import in_context_returns
 from ad_hf.folders import LOCK, claimed, put, write_whole
 from ad_hf.histories import Histories
 from ad_hf.models import ADConfig, ADModel
 from ad_hf.streaming import START, HistoryPool, HistoryStream
 from ad_hf.tasks import TaskFamily
-from ad_hf.windows import WindowSettings, check_windows, pooled_window_batches, window_batches
+from ad_hf.windows import WindowSettings, check_spaces, check_windows, pooled_window_batches, window_batches
 
 RECIPE = "recipe.json"
 LOG = "training_log.jsonl"
 CHECKPOINTS = "checkpoints"
 RUN = "training.json"
 COUNTS = ("updates", "batch_size", "accumulation", "log_every", "evaluate_episodes", "keep_checkpoints")
+MOST = 99_999_999  # of these: checkpoints are named by eight digits
 MAY_CHANGE = {  # between a run and its resumption
     "log_every",
     "evaluate_every",
@@ -97,6 +99,17 @@ class TrainSettings:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+                most = 2**63 - 1 if name == "seed" else MOST
+                if getattr(self, name) > most:
+                    raise ValueError(f"{name} is {getattr(self, name)}, but must be at most {most}")
+        for name, fits, span in (
+            ("learning_rate", 0 < self.learning_rate <= 1, "above 0 and at most 1"),
+            ("weight_decay", 0 <= self.weight_decay <= 10, "from 0 to 10"),
+            ("beta2", 0 <= self.beta2 < 1, "from 0 up to, not including, 1"),
+            ("max_grad_norm", 0 < self.max_grad_norm <= 1e9, "above 0 and at most 1e9"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be {span}")
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}, but must be 'no' or 'bf16'")
         if self.batch_size % self.accumulation:
@@ -164,6 +177,7 @@ def train(
     """
     if isinstance(histories, Histories):
         check_windows(histories, config.context_length, config.unordered_context)
+        check_spaces(histories, config)
     _check_trackers(settings.trackers)
     torch.manual_seed(settings.seed)  # the same weights on every process, and below other dropout on each
     model = ADModel(copy.deepcopy(config))  # saving a model writes into its configuration
@@ -183,8 +197,7 @@ def train(
 
         def begin() -> dict[str, torch.Tensor]:
             stack.enter_context(claimed(output))
-            if not resume and any(found.name != LOCK for found in output.iterdir()):
-                raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+            _check_output(output, resume, last)
             checkpoint = read_checkpoint(last)
             if last is not None:
                 _check_same_run(last, progress_of(checkpoint), made_with)
@@ -254,7 +267,7 @@ def _make_updates(
             speed = (update - clocked) * settings.batch_size * run.context_length / (now - clock)
             clock, clocked = now, update
             line = {
-                "loss": accelerator.reduce(loss, "mean").item(),
+                "loss": _mean_loss(accelerator, loss, update, settings),
                 "learning_rate": training.schedule.get_last_lr()[0],
                 "transitions_per_second": round(speed),
             }
@@ -281,6 +294,37 @@ def _make_updates(
         if stops:
             accelerator.end_training()
             raise Stopped(update, run.output)
+
+
+def _check_output(output: Path, resume: bool, last: Path | None) -> None:
+    """Refuse a folder in which something else is than what is to be resumed.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if not any(found.name != LOCK and found.suffix != ".partial" for found in output.iterdir()):
+        return
+    if not resume:
+        raise ValueError(f"{output} is not empty: go on with --resume, or choose another --output")
+    if last is None and not (output / LOG).is_file():
+        raise ValueError(
+            f"{output} holds something else than a training to resume (no {LOG}): choose another --output"
+        )
+
+
+def _mean_loss(accelerator: Accelerator, loss: torch.Tensor, update: int, settings: TrainSettings) -> float:
+    """The loss over all processes.
+
+    Raises:
+        ValueError: if it is no number any more, after which nothing can be learnt.
+    """
+    mean = accelerator.reduce(loss, "mean").item()
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"the loss is {mean} at update {update}: train anew, into another --output, with a lower "
+            f"learning_rate than {settings.learning_rate}"
+        )
+    return mean
 
 
 def _accelerator(settings: TrainSettings, output: Path) -> Accelerator:
@@ -447,9 +491,18 @@ def _short_evaluation(training: Training, family: TaskFamily, settings: TrainSet
 
 
 def _check_same_run(checkpoint: Path, progress: dict[str, Any], made_with: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint that was made with other settings."""
-    made_now = json.loads(json.dumps(made_with))
-    for part, then in progress["made_with"].items():
+    """Refuse to go on from a checkpoint that was made with other settings, or does not say with which."""
+    made_now, made_then = json.loads(json.dumps(made_with)), progress["made_with"]
+    if (
+        checkpoint.name != f"update-{progress['update']:08d}"
+        or not made_then.keys() <= made_now.keys()
+        or not all(isinstance(part, dict) for part in made_then.values())
+        or not isinstance(progress.get("stream", []), list)
+    ):
+        raise ValueError(
+            f"the checkpoint {checkpoint} is not of this model and run (see its {PROGRESS}): remove it"
+        )
+    for part, then in made_then.items():
         for name, value in then.items():  # what is not there is newer than the checkpoint
             if value != made_now[part].get(name) and name not in MAY_CHANGE:
                 raise ValueError(

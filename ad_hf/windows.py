@@ -5,7 +5,7 @@ B = windows in a batch, L = transitions in a window, M = episodes a window may t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,10 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 
 from ad_hf.histories import Histories, observations, pick, runs, seen
+from ad_hf.models.configuration_ad import BOX, ADConfig
 from ad_hf.streaming import EXCHANGES, HistoryPool
+
+MOST = 1_000_000  # of episodes skipped, of a weight, or of histories in a pool
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,23 @@ class WindowSettings:
     pool: int = 256
 
     def __post_init__(self) -> None:
-        if self.episode_stride < 1:
-            raise ValueError(f"episode_stride is {self.episode_stride}, but must be at least 1")
+        if not 1 <= self.episode_stride <= MOST:
+            raise ValueError(
+                f"episode_stride is {self.episode_stride}, but must be at least 1 and at most {MOST}"
+            )
         if not 0 <= self.token_mask < 1:
             raise ValueError(f"token_mask is {self.token_mask}, but must be from 0 up to, not including, 1")
         if not 0 < self.expert_share <= 1:
             raise ValueError(f"expert_share is {self.expert_share}, but must be above 0 and at most 1")
         for name in ("improvement_weight", "stability_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0")
-        if self.pool < EXCHANGES:
-            raise ValueError(f"pool is {self.pool} histories, but must be at least {EXCHANGES}")
+            if not 0 <= getattr(self, name) <= MOST:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but must be at least 0 and at most {MOST}"
+                )
+        if not EXCHANGES <= self.pool <= MOST:
+            raise ValueError(
+                f"pool is {self.pool} histories, but must be at least {EXCHANGES} and at most {MOST}"
+            )
 
 
 def check_windows(histories: Histories, length: int, unordered: bool = False) -> None:
@@ -78,6 +87,48 @@ def check_windows(histories: Histories, length: int, unordered: bool = False) ->
             f"a window has {length} transitions, but the longest history has {most}: "
             f"lower the context to {most} or collect more episodes"
         )
+
+
+def check_spaces(histories: Histories, config: ADConfig, place: str = "the dataset") -> None:
+    """Refuse histories of other observations or actions than a model has, which it would learn nonsense from.
+
+    Args:
+        histories: to train on.
+        config: of the model.
+        place: where they were found, for messages.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for name in ("action", "expert_action"):
+        values = getattr(histories, name)
+        if values is not None:
+            _check_values(f"{name} in {place}", values, [config.num_actions])
+    shape = seen(histories, histories.observation[:1]).shape[1:]
+    if shape != config.observation_shape:
+        raise ValueError(
+            f"observation in {place} has the shape {shape}, but the model sees {config.observation_shape}: "
+            "name the environment it was collected in"
+        )
+    space = config.observation_space
+    if space["type"] != BOX:
+        sizes = space.get("nvec") or [space["n"]]
+        _check_values(f"observation in {place}", histories.observation, sizes)
+
+
+def _check_values(name: str, values: np.ndarray, sizes: Sequence[int]) -> None:
+    """Refuse values (S, components) or (S,) that are no whole numbers, each from 0 up to below its size."""
+    wanted = f"whole numbers from 0 up to, not including, {', '.join(map(str, sizes))}"
+    if values.dtype.kind not in "iub" or values.size != len(values) * len(sizes):
+        raise ValueError(f"{name} is {values.dtype} {list(values.shape[1:])}, but must hold {wanted}")
+    # By component, which is 75 times as fast as `values.max(axis=0)`.
+    for component, size in zip(values.reshape(len(values), -1).T, sizes, strict=True):
+        if component.min() < 0 or component.max() >= size:
+            found = f"{component.min()} to {component.max()}"
+            raise ValueError(
+                f"{name} holds values from {found}, but must hold {wanted}: it is of another environment, or "
+                "damaged, so collect it again"
+            )
 
 
 def longest(histories: Histories) -> int:

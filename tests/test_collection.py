@@ -209,11 +209,11 @@ def test_a_finished_collection_is_left_alone_edits_of_its_card_included(
 ) -> None:
     with (copy / "README.md").open("a") as card:
         card.write("\nCollected for the winter school.\n")
-    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     monkeypatch.setattr(collection, "collect", lambda *args: pytest.fail("collected again"))
     progress: list[tuple[int, int]] = []
     collect_dataset(copy, FAMILY, SETTINGS, lambda *counts: progress.append(counts))
-    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
     assert set(progress) == {(32, 32)}
 
 

@@ -455,11 +455,13 @@ def test_a_prompt_is_the_same_as_having_played_it(histories, transitions, W):
     prompt = history_prompt(histories, 1, transitions)
     assert prompt["action"].shape == (1, transitions)
     prompted, played = model.start(2, prompt), model.start(2)
-    reward = torch.zeros(1)
+    lived = {name: torch.cat([values, values]) for name, values in prompt.items()}
+    reward = torch.zeros(2)
     for step in range(transitions - min(W // 2, transitions), transitions):
-        observation, begins = prompt["observation"][:, step], prompt["episode_start"][:, step]
-        model.next_action_logits(played, observation, reward, begins)
-        played.action[:], reward = prompt["action"][:, step], prompt["reward"][:, step]
+        model.next_action_logits(
+            played, lived["observation"][:, step], reward, lived["episode_start"][:, step]
+        )
+        played.action[:], reward = lived["action"][:, step], lived["reward"][:, step]
     for step in range(3 * W):
         observation = torch.tensor([[step % 3, 1], [1, step % 2]])
         if step == 0:  # told or not, the last reward is the prompt's and an episode begins

@@ -62,10 +62,10 @@ def test_the_noise_fades_in_every_environment_that_knows_its_optimum() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilon_start": 1.1}, r"epsilon_start is 1\.1.*0 to 1"),
-        ({"epsilon_end": -0.1}, r"epsilon_end is -0\.1.*0 to 1"),
-        ({"annealing": 0}, r"annealing is 0.*above 0 to 1"),
-        ({"annealing": 1.5}, r"annealing is 1\.5.*above 0 to 1"),
+        ({"epsilon_start": 1.1}, r"epsilon_start of noise is 1\.1.*from 0 to 1"),
+        ({"epsilon_end": -0.1}, r"epsilon_end of noise is -0\.1.*from 0 to 1"),
+        ({"annealing": 0}, r"annealing of noise is 0.*above 0 and at most 1"),
+        ({"annealing": 1.5}, r"annealing of noise is 1\.5.*above 0 and at most 1"),
     ],
 )
 def test_impossible_noise_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -110,8 +110,8 @@ def test_an_environment_that_a_source_cannot_learn_in_is_refused(name: str) -> N
 def test_settings_are_the_defaults_with_changes(name: str) -> None:
     defaults = resolve_settings(name, {})
     assert not {"envs", "num_episodes", "seed"} & defaults.keys()
-    for key in defaults:
-        assert resolve_settings(name, {key: -1.0}) == {**defaults, key: -1.0}
+    for key, value in {key: 0.25 for key in defaults if type(defaults[key]) is float}.items():
+        assert resolve_settings(name, {key: value}) == {**defaults, key: value}
 
 
 @pytest.mark.parametrize("name", NAMES)

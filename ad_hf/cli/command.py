@@ -113,6 +113,8 @@ def one_line(error: Exception) -> str:
         return "another process of this run has ended: see what it said; train with --resume goes on"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"there is no {error.filename}: check the path"
+    if isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
+        return f"{error.filename} cannot be made: a file is where a folder should be, so choose another"
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}: what was written whole is kept"

@@ -452,8 +452,11 @@ def _task_params(goal: str | None, task: str | None) -> dict[str, Any] | None:
             raise ValueError(f"--goal is {goal!r}, but must be X,Y, for example 7,2") from None
     if task is not None:
         try:
-            return dict(json.loads(task))
-        except (ValueError, TypeError):
+            params = json.loads(task)
+            if not isinstance(params, dict):
+                raise TypeError
+            return params
+        except (ValueError, TypeError, RecursionError):
             raise ValueError(
                 f'--task is {task!r}, but must be a JSON object, for example {{"goal": [7, 2]}}'
             ) from None

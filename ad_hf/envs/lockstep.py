@@ -16,6 +16,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+MOST = 10_000_000  # worlds, steps, cells of a side or tasks
+
 
 class LockstepVectorEnv(VectorEnv):
     """K worlds that move together; row i equals a single environment with its seed, step for step.
@@ -118,7 +120,8 @@ class LockstepVectorEnv(VectorEnv):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """Move all rows by one step; `actions` is (K,)."""
         actions, last = np.asarray(actions), int(self.single_action_space.n) - 1  # type: ignore[attr-defined]
-        if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() > last:
+        fits = actions.shape == (self.num_envs,) and actions.dtype.kind in "iu"
+        if not fits or actions.min() < 0 or actions.max() > last:
             raise ValueError(f"actions must be {self.num_envs} integers from 0 to {last}, got {actions!r}")
         begins = self._done
         if begins.any() and self.autoreset_mode == AutoresetMode.DISABLED:
@@ -225,13 +228,13 @@ class SingleEnv(gym.Env):
 
 
 def at_least_one(name: str, value: int) -> int:
-    """A whole number above 0.
+    """A whole number above 0, and not so large that it can only be a mistake.
 
     Raises:
         ValueError: if it is something else.
     """
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} is {value!r}, but must be one whole number, at least 1")
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise ValueError(f"{name} is {value!r}, but must be one whole number, at least 1 and at most {MOST}")
     return int(value)
 
 

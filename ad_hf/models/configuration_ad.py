@@ -12,6 +12,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 DISCRETE, MULTI_DISCRETE, BOX = "Discrete", "MultiDiscrete", "Box"
 NUMBERS = r"bool|u?int(8|16|32|64)|float(16|32|64)"  # the types of a Box
+MOST_VALUES = 2**31 - 1  # of a discrete component; each has a row of weights
 
 # The decoder where none is named: large enough for every grid world of the paper, small enough for a laptop.
 # GPT-NeoX has the fewest operations of those with rotary positions: it trains 1.4 times as fast as a Llama.
@@ -114,11 +115,21 @@ class ADConfig(PreTrainedConfig):
 
     def validate_spaces(self) -> None:
         """Refuse spaces that the model has no embedding or head for."""
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a space as JSON")
         if self.observation_space.get("type") not in (DISCRETE, MULTI_DISCRETE, BOX):
             raise ValueError(
                 f"observation_space is {self.observation_space}, but the types supported are "
                 f"{DISCRETE!r}, {MULTI_DISCRETE!r} and {BOX!r}"
             )
+        for name in ("observation_space", "action_space"):
+            space = getattr(self, name)
+            if space.get("type") in (DISCRETE, MULTI_DISCRETE) and not _counts(space):
+                raise ValueError(
+                    f"{name} is {space}, but {DISCRETE} has an n and {MULTI_DISCRETE} an nvec, of whole "
+                    f'numbers from 1 to {MOST_VALUES}, for example {{"type": "{DISCRETE}", "n": 5}}'
+                )
         if self.observation_space["type"] == BOX and not _is_box(self.observation_space):
             raise ValueError(
                 f"observation_space is {self.observation_space}, but a {BOX} has a shape and a dtype, for "
@@ -134,6 +145,8 @@ class ADConfig(PreTrainedConfig):
 
     def validate_context(self) -> None:
         """Refuse contexts that cannot be encoded."""
+        if type(self.context_length) is not int:
+            raise ValueError(f"context_length is {self.context_length!r}, but must be a whole number")
         if self.tokens_per_transition not in (1, 3):
             raise ValueError(f"tokens_per_transition is {self.tokens_per_transition}, but must be 1 or 3")
         if self.context_length < 2:
@@ -149,6 +162,13 @@ class ADConfig(PreTrainedConfig):
                 f"context_length of {self.context_length} transitions is {tokens} tokens, but the decoder "
                 f"has {positions} positions: set max_position_embeddings={tokens} in its configuration"
             )
+
+
+def _counts(space: dict) -> bool:
+    """Whether a space says how many values each of its components has."""
+    sizes: Any = [space.get("n")] if space["type"] == DISCRETE else space.get("nvec")
+    is_list = isinstance(sizes, list | tuple) and len(sizes) > 0
+    return is_list and all(type(size) is int and 1 <= size <= MOST_VALUES for size in sizes)
 
 
 def _is_box(space: dict) -> bool:

@@ -30,6 +30,9 @@ from transformers.utils import ModelOutput
 
 from .configuration_ad import ADGenerationConfig, space_to_json
 
+PROMPT = ("observation", "action", "reward", "episode_start")  # what a prompt holds
+MOST_EPISODES = 10_000_000  # of an environment; their returns are kept
+COLDEST, HOTTEST = 1e-6, 1e6  # temperatures; beyond these logits overflow, or all actions are alike
 MASKABLE = ("matmul", "sdpa")  # attention implementations that take a ready-made (L, S) mask
 
 
@@ -114,7 +117,8 @@ class ADGenerationMixin:
                 environment plays more than twice as fast.
 
         Raises:
-            ValueError: if `context_length` is out of range, or the prompt has another number of rows.
+            ValueError: if `context_length` is out of range, or the prompt has other rows, lengths, actions or
+                observations than fit.
         """
         limit = self.config.context_length
         W = limit if context_length is None else context_length
@@ -182,6 +186,9 @@ class ADGenerationMixin:
 
         Returns:
             The actions (B,) and the context.
+
+        Raises:
+            ValueError: if something has another shape or type than that, or is no observation or no number.
         """
         logits = self.next_action_logits(context, observation, reward, episode_start, active)
         if logits_processor:
@@ -208,16 +215,23 @@ class ADGenerationMixin:
         active: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What `act` samples from, (B, A); for a choice of your own, which goes into `context.action`."""
+        tokens, device, B = context.tokens, context.action.device, len(context.action)
+        observation = self._checked_observation(observation, (B,))
+        if reward is not None:
+            reward = _checked_reward(reward, (B,))
+        if episode_start is not None:
+            episode_start = _checked_flags("episode_start", episode_start, (B,))
+        if active is not None:
+            active = _checked_flags("active", active, (B,))
         if context.length == context.max_length:
             self._forget(context)
-        column, device = context.length, context.action.device
-        tokens = context.tokens
-        tokens["observation"][:, column] = torch.as_tensor(observation, device=device)
+        column = context.length
+        tokens["observation"][:, column] = observation.to(device)
         tokens["previous_action"][:, column] = context.action
         if reward is not None:
-            tokens["previous_reward"][:, column] = torch.as_tensor(reward, device=device)
+            tokens["previous_reward"][:, column] = reward.to(device)
         if episode_start is not None:
-            tokens["episode_start"][:, column] = torch.as_tensor(episode_start, device=device)
+            tokens["episode_start"][:, column] = episode_start.to(device)
         if active is not None and not active.all() and context.is_real is None:
             if context.causal is None:
                 raise ValueError(
@@ -226,7 +240,7 @@ class ADGenerationMixin:
                 )
             context.is_real = torch.ones_like(tokens["episode_start"])
         if context.is_real is not None:
-            context.is_real[:, column] = True if active is None else active
+            context.is_real[:, column] = True if active is None else active.to(device)
         context.length += 1
         self._hide_predecessor(context)
         return self._encode(context)
@@ -264,7 +278,7 @@ class ADGenerationMixin:
         self._check_spaces(envs)
         processors = LogitsProcessorList([*warpers(config), *(logits_processor or [])])
         criteria = StoppingCriteriaList(stopping_criteria or [])
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        generator = self._seeded(seed)
         autoreset = envs.metadata.get("autoreset_mode", "NextStep")
         autoreset = getattr(autoreset, "value", autoreset)  # Gymnasium's enumeration, or its value
         context = self.start(envs.num_envs, prompt, config.context_length, config.compile)
@@ -287,7 +301,7 @@ class ADGenerationMixin:
                     context, observation, reward, begins, active, config.do_sample, processors, generator
                 )
             observation, earned, terminated, truncated, _ = envs.step(action.cpu().numpy())
-            earned = torch.as_tensor(earned, dtype=torch.float64)
+            earned = _checked_reward(torch.as_tensor(earned, dtype=torch.float64), (B,))
             ended = terminated | truncated
             done = torch.as_tensor(ended) if ended.any() else None
             if resting is None:
@@ -406,14 +420,29 @@ class ADGenerationMixin:
 
     def _fill(self, context: ADContext, prompt: dict[str, torch.Tensor]) -> None:
         """Put the last W / 2 transitions of a history into an empty context."""
-        observation, action, reward, episode_start = (
-            torch.as_tensor(prompt[name]) for name in ("observation", "action", "reward", "episode_start")
-        )
+        missing = [name for name in PROMPT if name not in prompt]
+        if missing:
+            raise ValueError(f"the prompt lacks {', '.join(missing)}: give {', '.join(PROMPT)}")
+        action = torch.as_tensor(prompt["action"])
+        if action.ndim != 2 or action.dtype.is_floating_point or not action.numel():
+            raise ValueError(
+                f"the prompt's action is {tuple(action.shape)} {action.dtype}, but must be whole numbers, "
+                "one for each transition of each row"
+            )
         B, kept = len(context.action), min(context.max_length // 2, action.shape[1])
         if len(action) not in (1, B):
             raise ValueError(
                 f"the prompt has {len(action)} rows, but there are {B} environments: give 1 or {B}"
             )
+        shape, last = tuple(action.shape), self.config.num_actions - 1
+        if action.min() < 0 or action.max() > last:
+            raise ValueError(
+                f"the prompt's action has values from {int(action.min())} to {int(action.max())}, but this "
+                f"model acts by 0 to {last}"
+            )
+        observation = self._checked_observation(prompt["observation"], shape)
+        reward = _checked_reward(prompt["reward"], shape)
+        episode_start = _checked_flags("episode_start", prompt["episode_start"], shape)
         tokens = context.tokens
         tokens["observation"][:, :kept] = observation[:, -kept:]
         tokens["episode_start"][:, :kept] = episode_start[:, -kept:]
@@ -422,6 +451,31 @@ class ADGenerationMixin:
         tokens["episode_start"][:, kept] = True
         context.action[:] = action[:, -1]
         context.length = kept
+
+    def _checked_observation(self, observation: Any, rows: tuple[int, ...]) -> torch.Tensor:
+        """Observations (*rows, ...) as a tensor; refuses what is outside the model's observation space."""
+        observation = torch.as_tensor(observation)
+        space, wanted = self.config.observation_space, (*rows, *self.config.observation_shape)
+        if tuple(observation.shape) != wanted:
+            raise ValueError(
+                f"observation has the shape {tuple(observation.shape)}, but must have {wanted}: one for a row"
+            )
+        is_float = observation.dtype.is_floating_point
+        if space["type"] == "Box":
+            if is_float and not observation.isfinite().all():
+                raise ValueError("observation holds NaN or infinity, but must hold finite numbers")
+            return observation
+        low, high = observation.aminmax()
+        sizes = space["nvec"] if "nvec" in space else [space["n"]]
+        fits = low >= 0 and high < min(sizes)
+        if not fits and low >= 0:  # where components differ in size
+            fits = bool((observation < torch.tensor(sizes, device=observation.device)).all())
+        if not fits or (is_float and (observation != observation.trunc()).any()):
+            raise ValueError(
+                f"observation has values from {low} to {high}, but this model sees whole numbers from 0 up "
+                f"to, not including, {sizes}"
+            )
+        return observation
 
     def _takes_cache(self) -> bool:
         """Whether the decoder can be compiled, as transformers calls it: it is right with a StaticCache."""
@@ -444,6 +498,14 @@ class ADGenerationMixin:
                     f"the environment's {kind} space is {found}, but this model was made for {wanted}"
                 )
 
+    def _seeded(self, seed: int | None) -> torch.Generator | None:
+        """A generator of this seed."""
+        if seed is None:
+            return None
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}, but must be from 0 to {2**63 - 1}")
+        return torch.Generator(self.device).manual_seed(seed)
+
     def _generation_settings(
         self, config: ADGenerationConfig | None, changes: dict[str, Any]
     ) -> ADGenerationConfig:
@@ -453,6 +515,13 @@ class ADGenerationMixin:
             raise ValueError(f"generate has no setting {', '.join(map(repr, unknown))}")
         if config.num_episodes < 1:
             raise ValueError(f"num_episodes is {config.num_episodes}, but must be at least 1")
+        if config.num_episodes > MOST_EPISODES:
+            raise ValueError(f"num_episodes is {config.num_episodes}, but must be at most {MOST_EPISODES}")
+        if config.temperature is not None and not COLDEST <= config.temperature <= HOTTEST:
+            raise ValueError(
+                f"temperature is {config.temperature}, but must be from {COLDEST} to {HOTTEST:.0f}: "
+                "do_sample=False takes the likeliest action"
+            )
         return config
 
     def adjust_generation_fn(
@@ -476,6 +545,24 @@ class ADGenerationMixin:
             )
         except OSError:
             self.generation_config = ADGenerationConfig()
+
+
+def _checked_reward(reward: Any, rows: tuple[int, ...]) -> torch.Tensor:
+    """Rewards of these rows as a tensor; refuses others, and what is no finite number."""
+    reward = torch.as_tensor(reward)
+    if tuple(reward.shape) != rows or not reward.isfinite().all():
+        raise ValueError(f"reward is {reward.tolist()}, but must be {rows} finite numbers, one for each row")
+    return reward
+
+
+def _checked_flags(name: str, flags: Any, rows: tuple[int, ...]) -> torch.Tensor:
+    """Truth values of these rows as a tensor; refuses others."""
+    flags = torch.as_tensor(flags)
+    if tuple(flags.shape) != rows or flags.dtype != torch.bool:
+        raise ValueError(
+            f"{name} is {tuple(flags.shape)} {flags.dtype}, but must be {rows} values, True or False"
+        )
+    return flags
 
 
 def warpers(config: ADGenerationConfig) -> list[LogitsProcessor]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, get_type_hints
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -28,8 +29,36 @@ SOURCES: dict[str, str] = {  # name -> "module:function"
 }
 
 
+@dataclass(frozen=True)
+class Within:
+    """The numbers that a setting takes, noted on its type: from `least` to `most`, or from above `least`."""
+
+    least: float
+    most: float
+    above: bool = False
+
+    def check(self, name: str, value: Any, kind: type) -> None:
+        """Refuse any other value of the setting `name`, whose type is `kind`.
+
+        Raises:
+            ValueError: if it is one.
+        """
+        is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        fits = is_number and self.least <= value <= self.most and not (self.above and value == self.least)
+        if not fits:
+            number = "a whole number" if kind is int else "a number"
+            span = f"above {self.least:g} and at most" if self.above else f"from {self.least:g} to"
+            raise ValueError(f"{name} is {value!r}, but must be {number} {span} {self.most:g}")
+
+
+Share = Annotated[float, Within(0, 1)]
+PositiveShare = Annotated[float, Within(0, 1, above=True)]
+Weight = Annotated[float, Within(0, 1e6)]
+Count = Annotated[int, Within(1, 10_000)]
+
+
 class Source(Protocol):
-    """The signature of every source."""
+    """The signature of every source; where the type of a setting notes what it may be, that is checked."""
 
     def __call__(self, envs: VectorEnv, num_episodes: int, seed: int, **settings: Any) -> None:
         """Learn in every row of `envs` until each has finished `num_episodes` episodes."""
@@ -51,13 +80,17 @@ def resolve_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a source with their values: its defaults, overridden by `settings`.
 
     Raises:
-        ValueError: if the source has no such setting.
+        ValueError: if the source has no such setting, or a setting no such value.
     """
-    parameters = list(inspect.signature(load_source(name)).parameters.values())[3:]
+    source = load_source(name)
+    parameters = list(inspect.signature(source).parameters.values())[3:]
     known = {parameter.name: parameter.default for parameter in parameters}
-    for key in settings:
+    types = get_type_hints(source, include_extras=True)
+    for key, value in settings.items():
         if key not in known:
             raise ValueError(f"source {name!r} has no setting {key!r}: choose one of {sorted(known)}")
+        for noted in getattr(types[key], "__metadata__", ()):
+            noted.check(f"{key} of {name}", value, types[key].__origin__)
     return known | dict(settings)
 
 

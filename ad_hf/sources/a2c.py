@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from ad_hf.sources import restart
+from ad_hf.sources import Count, Share, Weight, restart
 from ad_hf.sources.networks import apply_network, clip_gradients, features, make_network
 
 
@@ -18,14 +18,14 @@ def a2c(
     envs: VectorEnv,
     num_episodes: int,
     seed: int,
-    learning_rate: float = 3e-3,
-    discount: float = 0.9,
-    gae_lambda: float = 0.95,
-    rollout_steps: int = 10,
-    entropy_coefficient: float = 0.02,
-    value_learning_rate: float = 1e-2,
-    hidden_size: int = 64,
-    max_grad_norm: float = 0.5,
+    learning_rate: Share = 3e-3,
+    discount: Share = 0.9,
+    gae_lambda: Share = 0.95,
+    rollout_steps: Count = 10,
+    entropy_coefficient: Weight = 0.02,
+    value_learning_rate: Share = 1e-2,
+    hidden_size: Count = 64,
+    max_grad_norm: Weight = 0.5,
 ) -> None:
     """Learn a policy and a value function, each a network of its own.
 

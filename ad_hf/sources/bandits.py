@@ -12,14 +12,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from ad_hf.sources import restart
+from ad_hf.sources import Share, Weight, restart
 
 # From pulls (K, A), rewards summed (K, A) and the share of the episodes that is over (K,): how good the arms
 # look, (K, A). The best is pulled, and which of equals is a matter of chance.
 Scores = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def ucb(envs: VectorEnv, num_episodes: int, seed: int, exploration: float = 0.03) -> None:
+def ucb(envs: VectorEnv, num_episodes: int, seed: int, exploration: Weight = 0.03) -> None:
     """UCB1 (Auer, Cesa-Bianchi and Fischer 2002): the arm with the highest upper confidence bound.
 
     After every arm once, in random order, the bound is mean + sqrt(exploration * ln(t) / n) after t pulls, n
@@ -67,7 +67,7 @@ def thompson(envs: VectorEnv, num_episodes: int, seed: int) -> None:
 
 
 def epsilon_greedy(
-    envs: VectorEnv, num_episodes: int, seed: int, epsilon_start: float = 0.1, epsilon_end: float = 0.0
+    envs: VectorEnv, num_episodes: int, seed: int, epsilon_start: Share = 0.1, epsilon_end: Share = 0.0
 ) -> None:
     """Pull the arm that is best as believed, but a random one with a probability that moves linearly.
 

@@ -6,12 +6,14 @@ of an observation, H = hidden units, A = actions.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from ad_hf.sources import restart
+from ad_hf.sources import Count, PositiveShare, Share, Weight, Within, restart
 from ad_hf.sources.networks import apply_network, clip_gradients, features, make_network
 
 
@@ -19,19 +21,19 @@ def dqn(
     envs: VectorEnv,
     num_episodes: int,
     seed: int,
-    learning_rate: float = 1e-3,
-    discount: float = 0.9,
-    q_lambda: float = 0.75,
-    epsilon_start: float = 1.0,
-    epsilon_end: float = 0.01,
-    exploration: float = 0.5,
-    update_steps: int = 8,
-    batch_size: int = 8,
-    sequence_steps: int = 8,
-    memory_steps: int = 5_000,
-    target_rate: float = 0.05,
-    hidden_size: int = 64,
-    max_grad_norm: float = 10.0,
+    learning_rate: Share = 1e-3,
+    discount: Share = 0.9,
+    q_lambda: Share = 0.75,
+    epsilon_start: Share = 1.0,
+    epsilon_end: Share = 0.01,
+    exploration: PositiveShare = 0.5,
+    update_steps: Count = 8,
+    batch_size: Count = 8,
+    sequence_steps: Count = 8,
+    memory_steps: Annotated[int, Within(1, 10_000_000)] = 5_000,
+    target_rate: Share = 0.05,
+    hidden_size: Count = 64,
+    max_grad_norm: Weight = 10.0,
 ) -> None:
     """Learn action values from a memory, with epsilon-greedy exploration that fades.
 

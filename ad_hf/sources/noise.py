@@ -13,16 +13,16 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from ad_hf.sources import restart
+from ad_hf.sources import PositiveShare, Share, restart
 
 
 def noise(
     envs: VectorEnv,
     num_episodes: int,
     seed: int,
-    epsilon_start: float = 1.0,
-    epsilon_end: float = 0.0,
-    annealing: float = 1.0,
+    epsilon_start: Share = 1.0,
+    epsilon_end: Share = 0.0,
+    annealing: PositiveShare = 1.0,
 ) -> None:
     """Act optimally, but at random with a probability that moves linearly from episode to episode.
 
@@ -39,14 +39,8 @@ def noise(
             AD-eps takes 0.9.
 
     Raises:
-        ValueError: if the environment does not know its optimal policy, its actions are not Discrete, or a
-            probability or share is out of range.
+        ValueError: if the environment does not know its optimal policy, or its actions are not Discrete.
     """
-    for name, value in (("epsilon_start", epsilon_start), ("epsilon_end", epsilon_end)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}, but is a probability: choose 0 to 1")
-    if not 0 < annealing <= 1:
-        raise ValueError(f"annealing is {annealing}, but is a share of the episodes: choose above 0 to 1")
     world: Any = envs.unwrapped
     if not hasattr(world, "optimal_actions"):
         raise ValueError(

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from ad_hf.sources import restart
+from ad_hf.sources import PositiveShare, Share, Within, restart
 
 
 def q_learning(
     envs: VectorEnv,
     num_episodes: int,
     seed: int,
-    learning_rate: float = 0.5,
-    discount: float = 0.9,
-    epsilon_start: float = 1.0,
-    epsilon_end: float = 0.02,
-    exploration: float = 0.6,
-    initial_value: float = 0.0,
-    remember_rewards: int = 0,
+    learning_rate: Share = 0.5,
+    discount: Share = 0.9,
+    epsilon_start: Share = 1.0,
+    epsilon_end: Share = 0.02,
+    exploration: PositiveShare = 0.6,
+    initial_value: Annotated[float, Within(-1e6, 1e6)] = 0.0,
+    remember_rewards: Annotated[int, Within(0, 100)] = 0,
 ) -> None:
     """Learn with epsilon-greedy exploration that fades; ties are broken at random.
 
