@@ -9,7 +9,8 @@ where processes share the work seconds on the wall. Every round measures all siz
     python scripts/scaling.py [--quick] [--json FILE] [--write-readme]
     python scripts/scaling.py --context 4096 --passes 2 --mfu 0.3 --bytes-per-observation 147
 
-It takes ten minutes on two cores that have nothing else to do; --quick a minute, for smaller sizes.
+It takes ten minutes on two cores that have nothing else to do. --quick takes a minute or two, for sizes at
+which what does not grow, to begin above all, hides much of the laws.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from ad_hf.windows import WindowSettings, window_batches
 FAMILY = load_task_family("dark-room")
 TASKS = (*FAMILY["train"], *FAMILY["test"])
 LEARNERS, LOCKSTEP = 48, 480  # per task, and side by side
+SHARED = 8  # lockstep runs of a collection that processes share
 HORIZON, ACTIONS = 20, 5
 CUT = 12_800  # windows, in batches of 64
 TRAINED = 2560  # transitions in an update
@@ -93,7 +95,7 @@ class Sizes:
     played: tuple[int, ...] = (40, 80, 160, 320)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     layers: tuple[int, ...] = (2, 4, 8, 16)
-    launches: int = 2
+    launches: int = 3
     updates: int = 60
 
 
@@ -201,7 +203,7 @@ def main() -> None:
 def command_line() -> argparse.Namespace:
     """The arguments; those of the run to be predicted have the names and defaults of `Run`."""
     command = parser(__doc__)
-    command.add_argument("--quick", action="store_true", help="smaller sizes, in a minute")
+    command.add_argument("--quick", action="store_true", help="smaller sizes, in a minute or two")
     command.add_argument("--write-readme", action="store_true", help="put both tables into README.md")
     predicted = command.add_argument_group("the run to be predicted")
     for field in fields(Run):
@@ -228,7 +230,7 @@ def measure(folder: Path, sizes: Sizes) -> tuple[list[Law], list[Quantity], Mach
     print("playing", flush=True)
     played, played_rates = generate_laws(histories, sizes)
     print("with several processes", flush=True)
-    shared = process_laws(folder, sizes)
+    shared, left_out = process_laws(folder, sizes)
 
     largest = LAYERS, sizes.widths[-1]
     parameters = matrix_parameters(*largest)
@@ -263,6 +265,7 @@ def measure(folder: Path, sizes: Sizes) -> tuple[list[Law], list[Quantity], Mach
             "steps/s",
             f"measured, {share:.0%} of the product",
         ),
+        left_out,
     ]
     machine = Machine(collect, windows * CONTEXT, train["bfloat16"], generate, storage)
     return [*collected, *read, *trained, *played, *shared], quantities, machine
@@ -272,21 +275,19 @@ def measured_axes(
     axes: Sequence[Axis],
     repeats: int,
     beside: Mapping[str, Callable[[], int]] | None = None,
-    clock: Callable[[], float] = time.process_time,
 ) -> tuple[list[Law], dict[str, float]]:
     """The laws, and the median rates of what is measured beside them in the same rounds."""
-    beside = beside or {}
     names = [[f"{axis.cost}, {axis.against}, {size}" for size, _, _ in axis.points] for axis in axes]
-    sides = dict(beside)
+    sides = dict(beside or {})
     for axis, labels in zip(axes, names, strict=True):
         sides |= {label: run for label, (_, run, _) in zip(labels, axis.points, strict=True)}
-    rates = rounds(sides, repeats, clock)
+    rates = rounds(sides, repeats)
     laws = []
     for axis, labels in zip(axes, names, strict=True):
         sizes, _, paper = zip(*axis.points, strict=True)
         costs = [[1 / rate for rate in rates[label]] for label in labels]
         laws.append(Law(axis.cost, axis.unit, axis.against, list(sizes), costs, list(paper)))
-    return laws, {name: statistics.median(rates[name]) for name in beside}
+    return laws, {name: statistics.median(rates[name]) for name in beside or {}}
 
 
 def named(laws: Sequence[Law], cost: str, against: str) -> Law:
@@ -294,14 +295,14 @@ def named(laws: Sequence[Law], cost: str, against: str) -> Law:
     return next(law for law in laws if (law.cost, law.against) == (cost, against))
 
 
-def collecting(folder: Path, tasks: int, episodes: int, num_proc: int = 1) -> Callable[[], int]:
+def collecting(folder: Path, tasks: int, episodes: int) -> Callable[[], int]:
     """Collect the histories of some tasks into a folder, afresh."""
     family = TaskFamily(FAMILY.name, {"train": TASKS[:tasks]})
     settings = CollectSettings(num_episodes=episodes, learners_per_task=LEARNERS, lockstep=LOCKSTEP)
 
     def run() -> int:
         rmtree(folder, ignore_errors=True)
-        collect_dataset(folder, family, settings, num_proc=num_proc)
+        collect_dataset(folder, family, settings)
         return 1
 
     return run
@@ -417,22 +418,45 @@ def generate_laws(histories: Histories, sizes: Sizes) -> tuple[list[Law], dict[s
     return measured_axes(axes, sizes.repeats, {"product, float32": product(torch.float32)})
 
 
-def process_laws(folder: Path, sizes: Sizes) -> list[Law]:
-    """Seconds on the wall of processes that share a collection or the windows of updates.
+def process_laws(folder: Path, sizes: Sizes) -> tuple[list[Law], Quantity]:
+    """Seconds on the wall of processes that share the work, and what is left out of them.
 
-    Those of a collection include its start and the card, which one process writes; those of training are
-    taken from its log, and leave the first tenth out.
+    That is what more processes do not shorten: of a collection their start and the card, which one of them
+    writes; of training all up to the first tenth.
     """
-    tasks, episodes = sizes.tasks[-1], sizes.episodes[-1]
-    points = [(n, collecting(folder / "shared", tasks, episodes, n), 1 / n) for n in sizes.processes]
-    axes = [Axis("collect", "s", "processes", points)]
-    laws, _ = measured_axes(axes, sizes.launches, clock=time.perf_counter)
-    seconds: dict[float, list[float]] = {n: [] for n in sizes.processes}
+    collect: dict[float, list[float]] = {n: [] for n in sizes.processes}
+    train: dict[float, list[float]] = {n: [] for n in sizes.processes}
+    left_out = []
     for launch, n in itertools.product(range(sizes.launches), sizes.processes):
+        cost, rest = shared_collection(folder / "shared", sizes.tasks[-1], sizes.episodes[-1], n)
+        collect[n].append(cost)
+        left_out += [rest] if n == sizes.processes[-1] else []
         output = folder / f"model-{n}-{launch}"
-        seconds[n] += launched(folder / f"episodes-{sizes.episodes[0]}", output, n, sizes.updates)
-    paper = [1 / n for n in seconds]
-    return [*laws, Law("train", "s/transition", "processes", list(seconds), list(seconds.values()), paper)]
+        train[n] += launched(folder / f"episodes-{sizes.episodes[0]}", output, n, sizes.updates)
+    laws = [
+        Law(
+            cost, "s/transition", "processes", list(seconds), list(seconds.values()), [1 / n for n in seconds]
+        )
+        for cost, seconds in (("collect", collect), ("train", train))
+    ]
+    name = f"collect, {sizes.processes[-1]} processes, start and card"
+    return laws, Quantity(name, statistics.median(left_out), "s", "measured, not in the exponent")
+
+
+def shared_collection(folder: Path, tasks: int, episodes: int, processes: int) -> tuple[float, float]:
+    """Collect by several processes: seconds per transition while all are at work, and those of all else."""
+    rmtree(folder, ignore_errors=True)
+    family = TaskFamily(FAMILY.name, {"train": TASKS[:tasks]})
+    settings = CollectSettings(
+        num_episodes=episodes, learners_per_task=LEARNERS, lockstep=tasks * LEARNERS // SHARED
+    )
+    moments: list[float] = []  # before the first lockstep run, after each, and at the end
+    collect_dataset(
+        folder, family, settings, lambda done, total: moments.append(time.perf_counter()), processes
+    )
+    began, *finished, ended = moments
+    run = (finished[-1] - finished[processes - 1]) / (SHARED - processes)
+    return run / (settings.lockstep * episodes * HORIZON), ended - began - SHARED * run
 
 
 def launched(dataset: Path, output: Path, processes: int, updates: int) -> list[float]:
