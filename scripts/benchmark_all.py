@@ -8,26 +8,21 @@ It takes about ten minutes on two cores that have nothing else to do.
 
 from __future__ import annotations
 
-from benchmarking import HEAD, Row  # isort: skip  # before NumPy and torch
-
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
+from benchmarking import HEAD, Row, markdown, write_readme
 
 SCRIPTS = Path(__file__).parent
-README = SCRIPTS.parent / "README.md"
 BENCHMARKS = {  # script -> arguments
     "benchmark_collect.py": (),
     "benchmark_windows.py": (),
     "benchmark_training.py": ("--compile",),
     "benchmark_generate.py": ("--compile",),
 }
-BEGIN, END = "<!-- benchmarks: written by scripts/benchmark_all.py -->\n", "<!-- end of benchmarks -->\n"
 
 
 def main() -> None:
@@ -39,21 +34,7 @@ def main() -> None:
             print(f"== {script}", flush=True)
             subprocess.run([sys.executable, SCRIPTS / script, *arguments, "--json", results], check=True)
             rows += [Row(**values) for values in json.loads(results.read_text())]
-    table = [HEAD, ["---"] * len(HEAD), *(row.cells() for row in rows)]
-    lines = [f"| {' | '.join(cells)} |" for cells in table]
-    processor = next(
-        (line.partition(": ")[2] for line in cpu_info() if line.startswith("model name")), platform.machine()
-    )
-    lines += ["", f"{processor}, torch {torch.__version__}, Python {platform.python_version()}."]
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, behind = rest.partition(END)
-    README.write_text("\n".join([before + BEGIN.rstrip(), *lines, END + behind]), encoding="utf-8")
-
-
-def cpu_info() -> list[str]:
-    """What Linux says of the processor; nothing elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    write_readme("benchmarks", "benchmark_all.py", markdown([HEAD, *(row.cells() for row in rows)]))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from handwritten_decoder import (
     benchmark_model,
     product,
 )
+from scaling_laws import training_flops
 from torch import nn
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
@@ -128,7 +129,7 @@ def step(
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return B * L
+        return batch["labels"].numel()
 
     return update
 
@@ -137,7 +138,7 @@ def flops_per_action(model: ADModel) -> float:
     """Floating-point operations of matrix products to train on one action, forward and backward."""
     looked_up = sum(p.numel() for n, p in model.named_parameters() if n.startswith("embedding."))
     weights = sum(p.numel() for p in model.parameters() if p.ndim > 1) - looked_up
-    return 3 * (2 * weights + LAYERS * 4 * L * WIDTH)
+    return training_flops(weights, LAYERS, WIDTH, L)
 
 
 def rows_of(name: str, measured: Mapping[str, float], limit: tuple[str, float]) -> list[Row]:

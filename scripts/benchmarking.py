@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # see ad_hf/cli/command.py; read when NumPy and torch load
@@ -20,6 +22,7 @@ from ad_hf.cli.command import keep_freed_memory
 
 keep_freed_memory()
 
+README = Path(__file__).parents[1] / "README.md"
 HEAD = ("path", "ours", "reference", "ratio", "limit", "share of the limit")
 
 
@@ -51,20 +54,27 @@ class Row:
 
 def short(value: float) -> str:
     """A number in three digits: 213 M, 4.5 k, 0.037."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g}{letter}"
+    for power, letter in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 0.9995 * 10**power:
+            return f"{value / 10**power:.3g} {letter}"
     return f"{value:.3g}"
 
 
 def interleaved(
     sides: Mapping[str, Callable[[], int]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, float]:
-    """Median units of work per second of each side.
+    """Median units of work per second of each side; see `rounds`. It leaves out what happened once."""
+    return {name: statistics.median(rates) for name, rates in rounds(sides, repeats, clock).items()}
+
+
+def rounds(
+    sides: Mapping[str, Callable[[], int]], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Units of work per second of each side, in each round.
 
     All sides run in turn, `repeats` times, after one round to warm up: a machine that is slower for a while
-    is slower for all of them, and the median leaves out what happened once. CPU time, of all threads of the
-    process, counts other work on the machine least; give `time.perf_counter` where it does not see the work.
+    is slower for all of them. CPU time, of all threads of the process, counts other work on the machine
+    least; give `time.perf_counter` where it does not see the work.
 
     Args:
         sides: name -> what to run; it returns the units of work it did.
@@ -77,21 +87,48 @@ def interleaved(
             started = clock()
             units = run()
             rates[name].append(units / (clock() - started))
-    return {name: statistics.median(measured[1:]) for name, measured in rates.items()}
+    return {name: measured[1:] for name, measured in rates.items()}
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The command line of a benchmark, by its docstring."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the rows as well, as arguments of Row")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the results as well")
     return made
 
 
 def finish(rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     """Print the rows, and write them where the command line says so."""
-    table = [HEAD, *(row.cells() for row in rows)]
+    print_table([HEAD, *(row.cells() for row in rows)])
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def print_table(table: Sequence[Sequence[str]]) -> None:
+    """Print lines of cells, columns aligned."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; the first is its head."""
+    return [f"| {' | '.join(cells)} |" for cells in (table[0], ["---"] * len(table[0]), *table[1:])]
+
+
+def write_readme(what: str, script: str, lines: Sequence[str]) -> None:
+    """Replace what stands in README.md between the marks of a script, and name the machine below it."""
+    begin, end = f"<!-- {what}: written by scripts/{script} -->\n", f"<!-- end of {what} -->\n"
+    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+    _, _, behind = rest.partition(end)
+    text = "\n".join([before + begin.rstrip(), *lines, "", machine(), end + behind])
+    README.write_text(text, encoding="utf-8")
+
+
+def machine() -> str:
+    """The processor, where Linux tells it, and the versions."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    processor = next(names, platform.machine())
+    return f"{processor}, torch {version('torch')}, Python {platform.python_version()}."

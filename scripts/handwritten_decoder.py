@@ -19,12 +19,17 @@ CONTEXT, WIDTH, LAYERS, HEADS, INNER = 80, 128, 4, 4, 512  # of the model: 0.8 M
 SIZE = 1024  # of the matrices whose product is the limit
 
 
-def benchmark_model() -> ADModel:
-    """The model, always with the same weights, for Dark Room."""
+def benchmark_model(context: int = CONTEXT, width: int = WIDTH, layers: int = LAYERS) -> ADModel:
+    """The model, or one of another size with heads as wide; always with the same weights, for Dark Room."""
     set_verbosity_error()
     torch.manual_seed(0)
-    decoder = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": INNER}
-    return ADModel(ADConfig(context_length=CONTEXT, decoder=decoder | {"num_hidden_layers": LAYERS}))
+    decoder = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width * HEADS // WIDTH,
+        "intermediate_size": width * INNER // WIDTH,
+    }
+    return ADModel(ADConfig(context_length=context, decoder=decoder))
 
 
 class HandWrittenDecoder(nn.Module):
