@@ -192,7 +192,7 @@ class Training:
             self.schedule.load_state_dict(scheduled)
             rank, random = self.accelerator.process_index, state["random"]
             if rank < len(random):
-                torch.set_rng_state(random[rank])
+                torch.set_rng_state(random[rank].clone())  # a view of the middle is a segfault in torch 2.13
             if rank < len(state.get("random_cuda", ())) and torch.cuda.is_available():
                 torch.cuda.set_rng_state(state["random_cuda"][rank])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
