@@ -190,7 +190,7 @@ def train(
     if is_restart():
         resume = True
         meet_elsewhere()
-    if resume:
+    if resume and is_main():  # no other process reads the folder
         _fetch_to_resume(environment, output)
     with progress("training", "updates") as update, stopping() as stop:
 
@@ -403,15 +403,12 @@ def _destination(
 
 
 def _fetch_to_resume(name: str, output: Path) -> None:
-    """Bring the unfinished model that --resume names on the Hub into the output folder, once per machine."""
-    from accelerate import PartialState
-
+    """Bring the unfinished model that --resume names on the Hub into the output folder."""
     from ad_hf.hub import is_reference
     from ad_hf.runs import fetch_checkpoint
 
     if is_reference(name):
-        with PartialState().local_main_process_first():
-            fetch_checkpoint(name, output)
+        fetch_checkpoint(name, output)
 
 
 def _prepare(to: Any, repo_type: str) -> None:
