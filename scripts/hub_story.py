@@ -7,7 +7,7 @@ that cannot import ad_hf.
     python scripts/hub_story.py --namespace YOUR_NAME --output runs/hub
 
 It needs a token that may write to the namespace (`hf auth login`), and makes NAMESPACE/ad-histories and
-NAMESPACE/ad-darkroom there. HF_ENDPOINT chooses another Hub.
+NAMESPACE/ad-darkroom there. HF_ENDPOINT chooses another Hub, and --set changes the recipe as in ad-hf.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ def main() -> None:
     parser.add_argument("--namespace", required=True, help="your name on the Hub, or an organisation's")
     parser.add_argument("--output", type=Path, default=Path("runs/hub"))
     parser.add_argument("--private", action="store_true", help="make both repositories private")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="CHANGE", help="for example train.updates=200"
+    )
     arguments = parser.parse_args()
     histories, model = (f"{arguments.namespace}/{name}" for name in ("ad-histories", "ad-darkroom"))
     private = ["--private"] if arguments.private else []
     ad_hf = [sys.executable, "-m", "ad_hf"]
-    collect = ["collect", "dark-room", "--output", str(arguments.output / "histories")]
-    train = ["train", "dark-room", "--dataset", histories, "--output", str(arguments.output / "model")]
+    changes = [f"--set={change}" for change in arguments.set]
+    collect = ["collect", "dark-room", *changes, "--output", str(arguments.output / "histories")]
+    train = ["train", "dark-room", *changes, "--dataset", histories]
+    train += ["--output", str(arguments.output / "model")]
     play = str(Path(__file__).parent / "play_without_ad_hf.py")
 
     run("collect and publish", [*ad_hf, *collect, "--push-to-hub", histories, *private])

@@ -261,8 +261,8 @@ def test_a_learner_that_is_shown_poses_does_not_look_at_pictures(name: str) -> N
 
 @pytest.mark.slow
 def test_a_hidden_platform_is_found_from_anywhere() -> None:
-    tasks = load_task_family("watermaze")["train"][:16]
-    returns = collect(tasks, "dqn", 700).return_matrix()
+    tasks = load_task_family("watermaze")["train"][:8]
+    returns = collect(tasks, "dqn", 500).return_matrix()
     assert returns[:, :20].mean() < 0.3  # a random policy earns 0.18
-    assert returns[:, -70:].mean() > 0.95
-    assert returns[:, -70:].mean(axis=1).min() > 0.8
+    assert returns[:, -50:].mean() > 0.95  # over two seeds 0.99, and 0.96 where it is lowest
+    assert returns[:, -50:].mean(axis=1).min() > 0.8

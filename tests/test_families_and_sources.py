@@ -108,7 +108,8 @@ NUM_EPISODES["watermaze", "a2c"] = 200
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "source"), FITTING)
 def test_returns_go_up_over_every_sources_history(family: str, source: str) -> None:
-    tasks = some_tasks(family, 128 if source not in ("a2c", "dqn") else 48)
+    number = 48 if source in ("a2c", "dqn") else 32 if family not in BANDITS else 128
+    tasks = some_tasks(family, number)
     episodes = NUM_EPISODES.get((family, source), 100)
     returns = collect(tasks, source, episodes, 0, SETTINGS.get((family, source))).return_matrix()
     fifth = episodes // 5

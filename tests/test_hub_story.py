@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def test_what_the_hub_gives_back_learns_in_context(hub: LocalHub, tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "hub_story.py"), "--namespace", "org", "--private"]
     done = subprocess.run(
-        [*script, "--output", str(tmp_path)],
+        [*script, "--set", "train.updates=200", "--output", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -27,7 +27,7 @@ def test_what_the_hub_gives_back_learns_in_context(hub: LocalHub, tmp_path: Path
     found = re.findall(r"^episode +(\d+)  mean return +([\d.]+) on 16 held-out goals$", done.stdout, re.M)
     curve = {int(episode): float(value) for episode, value in found}
     assert curve[1] < 2.6, done.stdout
-    assert curve[40] > 14, done.stdout
+    assert curve[40] > 11, done.stdout  # over three seeds at least 13.9; of 600 updates, 15.9
 
     assert "234000 episodes, downloaded and streamed" in done.stdout
     card = hub.files("model", "org/ad-darkroom")["README.md"].decode()

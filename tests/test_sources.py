@@ -60,7 +60,7 @@ def assert_same(ours: Histories, theirs: Histories) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dqn")) for name in IN_ROOMS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("a2c", "dqn"))) for name in IN_ROOMS]
 )
 def test_a_history_climbs_from_random_to_nearly_optimal(name: str) -> None:
     returns = collect(TRAINING_TASKS, name, NUM_EPISODES.get(name, 300)).return_matrix()
@@ -248,6 +248,7 @@ def test_environments_without_a_native_vector_version_are_learned_in_too(name: s
     assert histories.return_matrix().shape == (3, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_goal_that_ends_the_episode_is_reached_sooner_and_sooner(name: str) -> None:
     tasks = [goal_task(x, y, terminate_on_goal=True) for x in (2, 6) for y in (2, 6)] * 4
