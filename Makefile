@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python -m
 # Files whose slow tests take nearly a minute or more, longest first: come last, they would keep one core alone.
-LONGEST := $(patsubst %,tests/test_%.py,hub_faults recipes_learn quickstart streamed_training hub_outages \
-	families_and_sources sources_references hub_story)
+LONGEST := $(patsubst %,tests/test_%.py,hub_faults processes kills recipes_learn quickstart scaling \
+	streamed_training hub_outages launchers families_and_sources sources_references hub_story)
 FILES := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 # Three processes keep two cores busy: those that test the Hub wait more than they compute.
 PYTEST := $(RUN) pytest -n 3
