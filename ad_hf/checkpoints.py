@@ -133,6 +133,15 @@ class Training:
             self._whole.load_state_dict(state)
         return self._whole
 
+    def release(self) -> None:
+        """Let go of what is prepared, before the processes part.
+
+        Whatever holds the last reference to gloo ends its thread. DDP would wait for that thread, and with
+        Python's lock, for which the thread may be waiting (torch 2.13).
+        """
+        del self.model, self.optimizer
+        self.accelerator.free_memory()
+
     def save(self, folder: Path, progress: dict[str, Any], keep: int) -> None:
         """Save a checkpoint: written beside the others, then renamed; old ones go last.
 

@@ -221,12 +221,15 @@ def train(
             "ad-hf", {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | str)}
         )
         run = _Run(settings, config.context_length, output, family, on_update, on_checkpoint, stop, made_with)
-        _make_updates(run, training, batches, pool, first)
+        done = _make_updates(run, training, batches, pool, first)
         model = accelerator.unwrap_model(training.whole_model(), keep_fp32_wrapper=False)
-        if accelerator.is_main_process:
-            _put_model(model, output, recipe, _describe_run(settings.updates, settings, world))
+        if accelerator.is_main_process and done == settings.updates:
+            _put_model(model, output, recipe, _describe_run(done, settings, world))
+        training.release()
         accelerator.wait_for_everyone()
         accelerator.end_training()
+    if done < settings.updates:
+        raise Stopped(done, output)
     return model.eval()
 
 
@@ -250,8 +253,12 @@ def _make_updates(
     batches: Iterator[dict[str, torch.Tensor]],
     pool: HistoryPool | None,
     first: int,
-) -> None:
-    """All updates after the first `first`, with what is logged and saved on the way."""
+) -> int:
+    """Make all updates after the first `first`, or until it is to stop; log and save on the way.
+
+    Returns:
+        The number of updates done, which are saved.
+    """
     settings, accelerator = run.settings, training.accelerator
     training.model.train()
     clock, clocked = time.perf_counter(), first
@@ -292,8 +299,8 @@ def _make_updates(
             if accelerator.is_main_process and update < settings.updates and not stops:
                 run.on_checkpoint(folder, _describe_run(update, settings, accelerator.num_processes))
         if stops:
-            accelerator.end_training()
-            raise Stopped(update, run.output)
+            return update
+    return settings.updates
 
 
 def _check_output(output: Path, resume: bool, last: Path | None) -> None:

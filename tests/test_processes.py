@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from hub_server import LocalHub
 from safetensors.torch import load_file
 from test_cli import assert_one_line, contents, invoke, sets
@@ -98,6 +100,18 @@ def died_after(update: int, run: Path, to: Path) -> Path:
 
 
 # Training
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("zero2", "DEEPSPEED")]
+)
+def test_configurations_say_what_accelerate_knows(config: str, kind: str) -> None:
+    read = load_config_from_file(str(CONFIGS / f"{config}.yaml"))
+    assert (read.distributed_type, read.num_processes, read.mixed_precision) == (kind, 2, "no")
+    section = {"fsdp2": read.fsdp_config, "zero2": read.deepspeed_config}.get(config, {})
+    known = vars(launch_command_parser().parse_args(["script.py"]))  # of others it says nothing
+    assert section.keys() <= known.keys()
+    assert section.get("fsdp_version", 2) == section.get("zero_stage", 2) == 2
 
 
 @pytest.mark.slow
