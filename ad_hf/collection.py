@@ -145,10 +145,10 @@ def collect_dataset(
     total = sum(len(run) for run in runs)
     envs: Any = make_vec(family["train"][:1]).unwrapped
     expert_actions = settings.expert_actions and hasattr(envs, "optimal_actions")
-    pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
     (output / family.name).mkdir(parents=True, exist_ok=True)
     if family.name not in configs_of(card):
         write_card(output, family, settings, finished=False)
+    pending = [(number, run) for number, run in enumerate(runs) if not all(s.path.exists() for s in run)]
     work = functools.partial(_collect_run, settings, expert_actions)
     for _ in _share_out(work, pending, min(num_proc, len(pending))):
         on_progress(sum(shard.path.exists() for run in runs for shard in run), total)

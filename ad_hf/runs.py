@@ -361,12 +361,13 @@ def run_evaluate(
     if ed_checkpoint is not None:
         if recipe.objective == "ed":
             raise ValueError(f"{checkpoint} is expert distillation itself: evaluate it without --ed")
-        if (found := load_recipe(ed_checkpoint).objective) != "ed":
+        ed_folder = hub.folder_of(ed_checkpoint)
+        if (found := load_recipe(ed_checkpoint, folder=ed_folder).objective) != "ed":
             raise ValueError(
                 f"{ed_checkpoint} was trained with the objective {found!r}, so it is no expert distillation: "
                 "leave out --ed, and one is trained"
             )
-        agents["ed"] = load_model(ed_checkpoint)
+        agents["ed"] = load_model(ed_checkpoint, ed_folder)
     report = evaluate(
         agents,
         recipe.task_family(),
