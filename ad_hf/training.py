@@ -39,7 +39,7 @@ LOG = "training_log.jsonl"
 CHECKPOINTS = "checkpoints"
 RUN = "training.json"
 COUNTS = ("updates", "batch_size", "accumulation", "log_every", "evaluate_episodes", "keep_checkpoints")
-MOST = 99_999_999  # of these: checkpoints are named by eight digits
+MOST = 99_999_999  # updates: checkpoints are named by eight digits
 MAY_CHANGE = {  # between a run and its resumption
     "log_every",
     "evaluate_every",
@@ -99,9 +99,9 @@ class TrainSettings:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
-                most = 2**63 - 1 if name == "seed" else MOST
-                if getattr(self, name) > most:
-                    raise ValueError(f"{name} is {getattr(self, name)}, but must be at most {most}")
+        for name, most in (("updates", MOST), ("warmup", MOST), ("seed", 2**63 - 1)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at most {most}")
         for name, fits, span in (
             ("learning_rate", 0 < self.learning_rate <= 1, "above 0 and at most 1"),
             ("weight_decay", 0 <= self.weight_decay <= 10, "from 0 to 10"),

@@ -295,11 +295,7 @@ COMMANDS: list[tuple[list[str], str, str]] = [
         ("--prompt -1", "prompt is -1.0", "from 0 to 1"),
     ),
     (["evaluate", "{model}", "--no-ed", "--output", "{file}"], "{file}", FOLDER),
-    (
-        ["evaluate", "{model}", "--ed", "", "--output", "{output}"],
-        "'' is neither",
-        "a folder with a recipe.json",
-    ),
+    (["evaluate", "{model}", "--ed", "", "--output", "{output}"], *NO_NAME),
     (
         ["evaluate", "{model}", "--ed", "{dataset}", "--output", "{output}"],
         "{dataset} holds no recipe",

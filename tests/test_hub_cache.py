@@ -116,7 +116,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> str:
         lambda: client.fetch("org/m", "model", client.MODEL_FILES),
         lambda: client.list_files("org/m", "dataset"),
         lambda: client.open_remote("datasets/org/m@0123/a.parquet"),
-        lambda: client.list_repositories("org/m"),
+        lambda: client.list_repositories("org"),
     ],
     ids=["prepare", "publish", "fetch", "list files", "open", "list repositories"],
 )
@@ -124,7 +124,7 @@ def test_a_hub_that_is_not_running_is_named(call: Callable[[], object], no_hub: 
     with pytest.raises(client.HubError) as error:
         call()
     assert error.value.passing
-    away = rf"org/m.*: the Hub at {no_hub} cannot be reached \(ConnectError\): try again later$"
+    away = rf"org.*: the Hub at {no_hub} cannot be reached \(ConnectError\): try again later$"
     assert re.search(away, str(error.value))
 
 

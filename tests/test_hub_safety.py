@@ -177,9 +177,12 @@ MODELS: dict[str, tuple[Harm, str]] = {
     ),
     "long": (config(context_length=10**9, decoder__max_position_embeddings=10**9), "a context of 1000000000"),
     "endlessly long": (config(context_length=10**300), "cannot be loaded"),
-    "vast": (config(observation_space={"type": "MultiDiscrete", "nvec": [10**12, 9]}), "declares"),
+    "vast": (
+        config(observation_space={"type": "MultiDiscrete", "nvec": [10**12, 9]}),
+        "from 1 to 2147483647",
+    ),
     "many numbers": (config(observation_space={"type": "MultiDiscrete", "nvec": [2] * 200_000}), "declares"),
-    "many actions": (config(action_space={"type": "Discrete", "n": 10**12}), "declares"),
+    "many actions": (config(action_space={"type": "Discrete", "n": 10**12}), "from 1 to 2147483647"),
     "more actions": (config(action_space={"type": "Discrete", "n": 10**40}), "cannot be loaded"),
     "fewer than no actions": (config(action_space={"type": "Discrete", "n": -1}), "cannot be loaded"),
     "words for sizes": (config(decoder__hidden_size="big"), "expected int, got str"),
@@ -205,7 +208,7 @@ MODELS: dict[str, tuple[Harm, str]] = {
     "long memory": (set_json("generation_config.json", context_length=10**9), "context_length is 1000000000"),
     "no number": (
         change_weights(lambda w: {n: v / 0 if v.is_floating_point() else v for n, v in w.items()}),
-        "it predicts no numbers",
+        "hold NaN or infinity",
     ),
     "other names": (
         change_weights(lambda w: {name.replace("head.", "tail."): v for name, v in w.items()}),
