@@ -9,7 +9,7 @@ where processes share the work seconds on the wall. Every round measures all siz
     python scripts/scaling.py [--quick] [--json FILE] [--write-readme]
     python scripts/scaling.py --context 4096 --passes 2 --mfu 0.3 --bytes-per-observation 147
 
-It takes ten minutes on two cores that have nothing else to do. --quick takes a minute or two, for sizes at
+It takes ten minutes on two cores that have nothing else to do. --quick takes a minute, for sizes at
 which what does not grow, to begin above all, hides much of the laws.
 """
 
@@ -82,7 +82,8 @@ class Sizes:
         played: contexts of generate, multiples of two episodes.
         widths: of models, with `LAYERS` layers.
         layers: of models of width `WIDTH`.
-        launches: collections and trainings by each number of processes.
+        launches: collections by each number of processes.
+        trainings: by each number of processes.
         updates: of such a training, logged ten times.
     """
 
@@ -96,19 +97,21 @@ class Sizes:
     widths: tuple[int, ...] = (64, 128, 256, 512)
     layers: tuple[int, ...] = (2, 4, 8, 16)
     launches: int = 3
+    trainings: int = 3
     updates: int = 60
 
 
 QUICK = Sizes(
     repeats=2,
     tasks=(5, 10, 20),
-    episodes=(20, 40, 80),
-    environments=(16, 32, 64),
-    trained=(32, 64, 128),
-    played=(40, 80, 160),
-    widths=(32, 64, 128),
-    layers=(1, 2, 4),
+    episodes=(20, 40),
+    environments=(16, 32),
+    trained=(32, 64),
+    played=(40, 80),
+    widths=(32, 64),
+    layers=(1, 2),
     launches=2,
+    trainings=1,
     updates=10,
 )
 
@@ -203,7 +206,7 @@ def main() -> None:
 def command_line() -> argparse.Namespace:
     """The arguments; those of the run to be predicted have the names and defaults of `Run`."""
     command = parser(__doc__)
-    command.add_argument("--quick", action="store_true", help="smaller sizes, in a minute or two")
+    command.add_argument("--quick", action="store_true", help="smaller sizes, in a minute")
     command.add_argument("--write-readme", action="store_true", help="put both tables into README.md")
     predicted = command.add_argument_group("the run to be predicted")
     for field in fields(Run):
@@ -431,8 +434,9 @@ def process_laws(folder: Path, sizes: Sizes) -> tuple[list[Law], Quantity]:
         cost, rest = shared_collection(folder / "shared", sizes.tasks[-1], sizes.episodes[-1], n)
         collect[n].append(cost)
         left_out += [rest] if n == sizes.processes[-1] else []
-        output = folder / f"model-{n}-{launch}"
-        train[n] += launched(folder / f"episodes-{sizes.episodes[0]}", output, n, sizes.updates)
+        if launch < sizes.trainings:
+            output = folder / f"model-{n}-{launch}"
+            train[n] += launched(folder / f"episodes-{sizes.episodes[0]}", output, n, sizes.updates)
     laws = [
         Law(
             cost, "s/transition", "processes", list(seconds), list(seconds.values()), [1 / n for n in seconds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,10 @@ def test_a_card_that_cannot_be_written_leaves_the_old_one(
     path = tmp_path / "README.md"
     path.write_text("as it was")
 
-    def write_half(self: Path, text: str, encoding: str) -> None:
-        self.write_bytes(text[:20].encode())
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write_half)
+    monkeypatch.setattr(os, "fsync", full)  # by when a half has been written
     with pytest.raises(OSError, match="No space left"):
         save_card(card(), path)
     assert path.read_text() == "as it was"

@@ -137,7 +137,7 @@ def test_a_process_that_dies_and_a_run_that_is_told_to_end_change_nothing(
 ) -> None:
     longer = [
         *train,
-        "--set=train.updates=600",
+        "--set=train.updates=400",
         "--set=train.checkpoint_every=10",
         "--set=train.log_every=10",
     ]
@@ -316,9 +316,8 @@ def test_launched_processes_collect_the_dataset_of_one(
 # What is refused
 
 
-def test_one_process_in_place_of_several_is_refused(
-    train: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow  # for starting interpreters
+def test_one_process_in_place_of_several_is_refused() -> None:
     trap = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
     program = ["-m", "ad_hf", "env", "--json"]
     refused = run([*trap, "2", *program])

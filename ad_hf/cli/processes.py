@@ -33,9 +33,9 @@ class _Termination:
         self.came = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.came or not self.is_asked_for:
+        if not self.is_asked_for:
             raise Terminated
-        self.came = True
+        self.came = True  # once or more often: a launcher passes on what SLURM sends to all
 
 
 _termination = _Termination()
@@ -66,7 +66,7 @@ def end_soon_when_asked() -> None:
 def stopping() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM has come, for what saves itself and ends when asked.
 
-    Until the first time that it asks, SIGTERM raises `Terminated` as elsewhere, and so does a second one.
+    Until the first time that it asks, SIGTERM raises `Terminated` as elsewhere.
     """
 
     def stop() -> bool:
