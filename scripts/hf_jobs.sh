@@ -6,8 +6,8 @@
 #   DRY_RUN=1 scripts/hf_jobs.sh train dark-room org/ad-histories org/ad-darkroom  # shows, and starts nothing
 #
 # What follows are further options of `ad-hf collect` and `ad-hf train`. Several jobs train as one: they share a
-# network group, in which the first is called main. A job that fails is tried again, on an empty disk, and goes
-# on from what it has pushed: make org/ad-darkroom beforehand if it is to be private
+# network group, in which the first is called main. If one fails all do, are tried again on empty disks, and go on
+# from what they have pushed: make org/ad-darkroom beforehand if it is to be private
 # (`hf repos create org/ad-darkroom --private`), and remove an old one that is not to be gone on with.
 set -euo pipefail
 
@@ -47,7 +47,7 @@ case "$verb" in
             on_cpu=true
         fi
         if [[ -z ${DRY_RUN:-} ]]; then
-            hf repos create "$model" --exist-ok # or jobs could not tell a model that is not there from a Hub that is not
+            hf repos create "$model" --exist-ok # that a job finds none would else look like a Hub that is down
         fi
         for ((rank = 0; rank < JOBS; rank++)); do
             name=""
@@ -67,7 +67,7 @@ case "$verb" in
                 fi
                 exec accelerate launch --multi_gpu --num_machines "$MACHINES" --num_processes "$PROCESSES" \
                     --machine_rank "$MACHINE" --main_process_ip "${HF_NETWORK_GROUP_PREFIX}main" \
-                    --main_process_port 29500 --max_restarts 3 --mixed_precision no --dynamo_backend no \
+                    --main_process_port 29500 --mixed_precision no --dynamo_backend no \
                     -m ad_hf train "${start[@]}" --output runs/model --push-to-hub --hub-model-id "$MODEL" "$@"' \
                 train --dataset "$dataset" --streaming --push-every 500 "${@:5}"
         done

@@ -22,9 +22,10 @@ from ad_hf.runs import Destination, push_dataset, run_collect, run_train
 
 Launch = Callable[..., "subprocess.Popen[str]"]
 
-# srun: the command once per node, all at the same time. scontrol: what the scripts use of it; before a job is
-# queued again its tasks are told to end.
+# srun: the command once per node, all at the same time; a node that is broken fails once. scontrol: what the
+# scripts use of it; before a job is queued again its tasks are told to end.
 SRUN = """
+if [[ -e "$STATE/broken" ]]; then rm "$STATE/broken" && exit 1; fi
 while [[ $1 == --* ]]; do shift; done
 for ((node = 0; node < SLURM_NNODES; node++)); do
     SLURM_NODEID=$node SLURM_PROCID=$node "$@" &
@@ -167,7 +168,8 @@ def test_a_time_limit_interrupts_two_machines_and_the_queue_goes_on(
     assert "stopped after update" in said, said[-3000:]
     assert 0 < len(losses(shared)) < 100
 
-    output_of(submit())
+    (tmp_path / "broken").touch()
+    assert "try 1 of 3 has failed" in output_of(submit())
     assert losses(shared) == pytest.approx(losses(alone), abs=1e-5)
 
 

@@ -9,9 +9,10 @@
 #
 #   ACCELERATE_USE_CPU=true PROCESSES=4 sbatch --nodes 2 --cpus-per-task 4 scripts/slurm/train.sh ...
 #
-# Preempted or at its time limit it saves, is queued again and goes on where it stopped, for which all machines
-# that may become the first one need the same --output. SLURM's KillWait, 30 seconds by default, has to suffice
-# for two updates and a checkpoint.
+# If any process dies, all are started again and go on from the last checkpoint, twice at most. Preempted or at its
+# time limit training saves, is queued again and goes on where it stopped, for which all machines that may become
+# the first one need the same --output. SLURM's KillWait, 30 seconds by default, has to suffice for two updates
+# and a checkpoint.
 #
 #SBATCH --job-name=ad-hf-train
 #SBATCH --output=%x-%j.log
@@ -33,14 +34,25 @@ export MAIN_HOST="${hosts[0]}"
 
 # SLURM queues again by itself what it preempts, but not what is at its time limit. Either way it sends SIGTERM
 # to the tasks, which save.
-trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
+queued_again=false
+trap 'queued_again=true; scontrol requeue "$SLURM_JOB_ID"' USR1
 
 # What is in single quotes is for the shell on each machine, the only one to know its SLURM_NODEID.
-# shellcheck disable=SC2016
-srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
-    --config_file "$CONFIG" \
-    --num_machines "$SLURM_NNODES" --num_processes "$((SLURM_NNODES * PROCESSES))" \
-    --machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN_HOST" --main_process_port "$PORT" \
-    --max_restarts 3 \
-    -m ad_hf train "$@" --resume' train "$@" &
-wait $! || wait $! # a signal ends the first one
+train() {
+    # shellcheck disable=SC2016
+    srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
+        --config_file "$CONFIG" \
+        --num_machines "$SLURM_NNODES" --num_processes "$((SLURM_NNODES * PROCESSES))" \
+        --machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN_HOST" --main_process_port "$PORT" \
+        -m ad_hf train "$@" --resume' train "$@"
+}
+
+# Not --max_restarts: launchers on several machines do not agree when to start again, and may wait for ever.
+for ((try = 1; try <= 3; try++)); do
+    train "$@" &
+    if wait $! || wait $! || $queued_again; then # a signal ends the first one
+        exit 0
+    fi
+    echo "$0: try $try of 3 has failed" >&2
+done
+exit 1
