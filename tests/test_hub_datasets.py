@@ -145,6 +145,7 @@ print(json.dumps(rows))
 """
 
 
+@pytest.mark.slow
 def test_datasets_alone_loads_what_was_collected(
     hub: LocalHub, folder: Path, run_python: Callable[..., str]
 ) -> None:

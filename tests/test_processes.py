@@ -23,7 +23,7 @@ from hub_server import LocalHub
 from safetensors.torch import load_file
 from test_cli import assert_one_line, contents, invoke, sets
 
-from ad_hf.checkpoints import last_checkpoint
+from ad_hf.checkpoints import STATE, last_checkpoint
 from ad_hf.cli.processes import part_of_run
 from ad_hf.histories import Histories, collect, concatenate
 from ad_hf.models import ADConfig
@@ -84,7 +84,8 @@ def assert_alike(ours: Path, theirs: Path, apart: float = 1e-5) -> None:
 
 @pytest.fixture
 def train(dataset_folder: Path, tiny: tuple[str, ...]) -> list[Any]:
-    return ["train", "dark-room", "--dataset", dataset_folder, *sets((*tiny, "train.keep_checkpoints=99"))]
+    changes = ("train.keep_checkpoints=99", "train.evaluate_every=4", "train.evaluate_episodes=1")
+    return ["train", "dark-room", "--dataset", dataset_folder, *sets((*tiny, *changes))]
 
 
 def died_after(update: int, run: Path, to: Path) -> Path:
@@ -125,7 +126,11 @@ def test_two_processes_go_on_from_one_and_one_from_two(config: str, train: list[
     done = run(accelerate(config, *program, *train, "--output", two, "--resume"), env)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((two / "training.json").read_text())["processes"] == 2
+    assert done.stdout == f"{two}\n"  # one of them speaks
+    assert done.stderr.count("next: ad-hf evaluate") == 1
     assert_alike(two, tmp_path / "one")
+    state = load_file(last_checkpoint(two / "checkpoints") / STATE)
+    assert len(state["random"]) == 2  # both draw dropout
     one = died_after(4, two, tmp_path / "one again")
     assert invoke(*train, "--output", one, "--resume").exit_code == 0
     assert_alike(one, tmp_path / "one")
@@ -279,8 +284,8 @@ def test_a_part_that_died_is_collected_again(collect_command: list[Any], whole: 
 def test_more_parts_than_there_is_work_are_told_and_do_no_harm(
     collect_command: list[Any], whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    output = tmp_path / "histories"
-    for part in (12, *range(1, 12)):
+    output = Path(shutil.copytree(whole, tmp_path / "histories"))
+    for part in (12, 1):
         assert invoke(*collect_command, output, "--shard", f"{part}/12").exit_code == 0
     assert "part 12 of 12 is empty, for there are 11 lockstep runs: take fewer parts" in caplog.text
     assert contents(output) == contents(whole)

@@ -37,6 +37,7 @@ def test_every_file_it_names_exists() -> None:
         assert (Path(__file__).parents[1] / "ad_hf" / path).exists(), path
 
 
+@pytest.mark.slow
 def test_its_python_runs_in_the_order_given(
     hub: LocalHub, dataset_folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

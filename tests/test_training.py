@@ -486,25 +486,3 @@ def test_a_tracker_is_told_every_line(histories: Histories, tmp_path: Path) -> N
 
 
 # Several processes
-
-
-@pytest.mark.slow
-def test_two_processes_reach_the_losses_of_one(
-    dataset_folder: Path, tiny: tuple[str, ...], tmp_path: Path
-) -> None:
-    changes = (*tiny, "train.evaluate_every=4", "train.evaluate_episodes=1")
-    run_train(load_recipe("dark-room", changes), str(dataset_folder), tmp_path / "one")
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
-    result = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", *command_line(dataset_folder, tmp_path / "two", changes)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{tmp_path / 'two'}\n"  # one of them speaks
-    assert result.stderr.count("next: ad-hf evaluate") == 1
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    state = load_file(tmp_path / "two" / "checkpoints" / "update-00000006" / checkpoints.STATE)
-    assert len(state["random"]) == 2  # both processes' generators, for both draw dropout
