@@ -70,11 +70,12 @@ def log(output: Path) -> list[dict[str, Any]]:
 def assert_alike(ours: Path, theirs: Path, apart: float = 1e-5) -> None:
     """That two runs had the same losses and end with the same weights, but for the order of sums.
 
-    Over many updates the weights drift more than `apart`, and where they do not matter, as in biases of keys.
+    Over hundreds of updates that makes losses drift apart by 5e-5, and weights that do not matter by 5e-4, as
+    the biases of keys.
     """
     assert [line["update"] for line in log(ours)] == [line["update"] for line in log(theirs)]
     for line, expected in zip(log(ours), log(theirs), strict=True):
-        assert line["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        assert line["loss"] == pytest.approx(expected["loss"], abs=apart)
     weights, expected = (load_file(path / "model.safetensors") for path in (ours, theirs))
     assert weights.keys() == expected.keys()
     for name, values in weights.items():
@@ -140,12 +141,8 @@ def test_two_processes_go_on_from_one_and_one_from_two(config: str, train: list[
 def test_a_process_that_dies_and_a_run_that_is_told_to_end_change_nothing(
     train: list[Any], tmp_path: Path
 ) -> None:
-    longer = [
-        *train,
-        "--set=train.updates=400",
-        "--set=train.checkpoint_every=10",
-        "--set=train.log_every=10",
-    ]
+    changes = ("updates=300", "checkpoint_every=10", "log_every=10", "evaluate_every=0")
+    longer = [*train, *(f"--set=train.{change}" for change in changes)]
     assert invoke(*longer, "--output", tmp_path / "one").exit_code == 0
     output = tmp_path / "two"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
@@ -173,7 +170,7 @@ def test_a_process_that_dies_and_a_run_that_is_told_to_end_change_nothing(
     words = f"stopped after update {int(stopped.name[7:])}, which is saved in {output}: go on with --resume"
     assert f"ad-hf: {words}\n" in (tmp_path / "said").read_text()
     assert invoke(*longer, "--output", output, "--resume").exit_code == 0
-    assert_alike(output, tmp_path / "one", apart=0.01)
+    assert_alike(output, tmp_path / "one", apart=1e-3)
 
 
 def wait_for_checkpoint(launcher: psutil.Popen, output: Path, update: int) -> int:

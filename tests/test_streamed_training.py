@@ -235,17 +235,12 @@ def test_ten_times_the_histories_do_not_take_more_memory(
 
 
 @pytest.mark.slow
-def test_a_model_learns_from_a_stream_as_it_learns_from_memory(tmp_path: Path) -> None:
+def test_a_model_learns_from_a_stream(tmp_path: Path) -> None:
     changes = ("train.updates=300", "train.batch_size=16", "train.warmup=50", "model.context_length=80")
     recipe = load_recipe("dark-room", changes)
     run_collect(recipe, tmp_path / "data", lambda done, total: None)
-    last = {}
-    for streaming in (False, True):
-        output = tmp_path / f"streaming-{streaming}"
-        run_train(recipe, str(tmp_path / "data"), output, streaming=streaming)
-        model = ADModel.from_pretrained(output).eval()
-        returns = in_context_returns(model, recipe.task_family()["test"], 40, 8, seed=0)
-        last[streaming] = float(returns[:, :, -5:].mean())
-    # Of 20. Over four seeds 12.8 from memory and 13.3 from a stream, at most 2.0 apart for the same seed.
-    assert last[True] > last[False] - 3, last
-    assert last[True] > 9, last
+    run_train(recipe, str(tmp_path / "data"), tmp_path / "run", streaming=True)
+    model = ADModel.from_pretrained(tmp_path / "run").eval()
+    returns = in_context_returns(model, recipe.task_family()["test"], 40, 8, seed=0)
+    # Of 20. Over four seeds 13.3 on average, and 12.8 if the same histories are in memory.
+    assert returns[:, :, -5:].mean() > 9
