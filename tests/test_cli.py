@@ -466,6 +466,7 @@ def test_our_own_mistakes_show_a_traceback(model: Path, monkeypatch: pytest.Monk
     assert invoke("report", model, "--output", model / "report").exception is error
 
 
+@pytest.mark.slow
 def test_a_pipe_that_closes_early_ends_quietly(model: Path) -> None:
     pipe = f"{sys.executable} -m ad_hf generate {model} --num-episodes 60 --json | head -1"
     result = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True)

@@ -341,6 +341,7 @@ def local_play(folder: Path) -> dict[str, Any]:
     return played
 
 
+@pytest.mark.slow
 def test_the_second_snippet_runs_as_it_stands_where_ad_hf_is_not_and_plays_the_same(
     model: str, story: Story, run_python: Callable[..., str]
 ) -> None:

@@ -229,6 +229,7 @@ def test_a_recording_is_what_happened_also_once_it_was_written_and_read(
 # Streaming
 
 
+@pytest.mark.slow
 @settings(given_alike, max_examples=15)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=6),
