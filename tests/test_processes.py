@@ -127,7 +127,7 @@ def test_two_processes_go_on_from_one_and_one_from_two(config: str, train: list[
     done = run(accelerate(config, *program, *train, "--output", two, "--resume"), env)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((two / "training.json").read_text())["processes"] == 2
-    assert done.stdout == f"{two}\n"  # one of them speaks
+    assert done.stdout.splitlines().count(str(two)) == 1  # one of them speaks; DeepSpeed does as well
     assert done.stderr.count("next: ad-hf evaluate") == 1
     assert_alike(two, tmp_path / "one")
     state = load_file(last_checkpoint(two / "checkpoints") / STATE)
