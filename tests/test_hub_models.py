@@ -347,8 +347,7 @@ def test_the_second_snippet_runs_as_it_stands_where_ad_hf_is_not_and_plays_the_s
 ) -> None:
     after = "\nimport json, sys\nassert type(model).__module__.startswith('transformers_modules.')\n"
     code = snippets(story, "python")[1] + ENVIRONMENT + after + "print(json.dumps(play(model)))\n"
-    played = json.loads(run_python(code, ad_hf=False))
-    wanted = local_play(story.folder)
+    played, wanted = json.loads(run_python(code, ad_hf=False)), local_play(story.folder)
     assert played["actions"] == wanted["actions"]
     assert np.allclose(played["returns"], wanted["returns"])
 
