@@ -40,7 +40,7 @@ from ad_hf.dataset import (
     read_card,
     reading,
 )
-from ad_hf.folders import claimed, put
+from ad_hf.folders import claimed, whole_file
 from ad_hf.histories import Histories, collect
 from ad_hf.sources import resolve_settings
 from ad_hf.tasks import Task, TaskFamily, make_vec
@@ -357,15 +357,8 @@ def write_shard(shard: Shard, histories: Histories, first: int) -> None:
     if histories.expert_action is not None:
         table = table.append_column("expert_action", _lists(histories.expert_action[steps], offsets))
     rows = max(1, min(ROW_GROUP, ROW_GROUP_BYTES * len(table) // table.nbytes))
-    partial = shard.path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=rows, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        put(partial, shard.path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(shard.path) as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=rows, write_page_checksum=True)
 
 
 def _lists(values: np.ndarray, offsets: np.ndarray) -> pa.ListArray:

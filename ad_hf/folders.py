@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 LOCK = ".lock"  # the file whose bytes stand for the pieces of a folder
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # of a file system that has none
@@ -17,20 +18,27 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # of a fil
 logger = logging.getLogger(__name__)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that whoever reads it, whenever that is, finds the old content or the new one.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written so that whoever reads it, whenever that is, finds the old one or the new one.
 
     It takes the place of a link, and leaves alone what that leads to.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         put(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file of this content; see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def put(partial: Path, path: Path) -> None:
