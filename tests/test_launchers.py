@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 from hub_server import LocalHub
+from test_processes import free_port
 
 from ad_hf.recipes import load_recipe
 from ad_hf.runs import Destination, push_dataset, run_collect, run_train
@@ -63,12 +63,6 @@ def settings(*changes: str) -> list[str]:
     return [word for change in (*TINY, *changes) for word in ("--set", change)]
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def losses(model: Path) -> list[float]:
     log = model / "training_log.jsonl"
     return [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
@@ -85,8 +79,8 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     def start(
         *words: object, stubs: dict[str, str], cwd: Path = ROOT, **environment: object
     ) -> subprocess.Popen[str]:
-        commands = tmp_path / "commands"
-        commands.mkdir(exist_ok=True)
+        commands = tmp_path / f"commands-{len(started)}"  # what runs cannot be written anew
+        commands.mkdir()
         for name, shell in stubs.items():
             (commands / name).write_text(f"#!/usr/bin/env bash\n{shell}")
             (commands / name).chmod(0o755)
