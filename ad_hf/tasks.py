@@ -118,11 +118,13 @@ class TaskFamily:
         return self.splits[split]
 
 
-def load_task_family(name: str, **options: Any) -> TaskFamily:
+def load_task_family(name: str, validation: bool = False, **options: Any) -> TaskFamily:
     """Build a registered task family.
 
     Args:
         name: a name in `TASK_FAMILIES`, for example "dark-room".
+        validation: leave the test tasks alone and hold out a fifth of the training tasks in their place: what
+            settings are to be chosen on.
         options: of the family's own function, for example `seed=1` or `fold=2`.
 
     Raises:
@@ -135,8 +137,14 @@ def load_task_family(name: str, **options: Any) -> TaskFamily:
         is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not (is_whole and (is_fold or 0 <= value < 2**63)) and not (is_fold and value is None):
             raise ValueError(f"{option} is {value!r}, but must be a whole number, at least 0")
+    if not isinstance(validation, bool):
+        raise ValueError(f"validation is {validation!r}, but must be true or false")
     module, function = TASK_FAMILIES[name].split(":")
-    return getattr(importlib.import_module(module), function)(**options)
+    family = getattr(importlib.import_module(module), function)(**options)
+    if not validation:
+        return family
+    splits = split_tasks(family["train"], num_test=-(-len(family["train"]) // 5))
+    return TaskFamily(name, splits, {**family.options, "validation": True})
 
 
 def split_tasks(

@@ -46,6 +46,20 @@ def test_the_split_is_a_matter_of_its_seed_alone(name: str) -> None:
     assert ids(load_task_family(name, seed=3)["test"]) != ids(load_task_family(name, seed=4)["test"])
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_validation_split_holds_out_training_tasks_and_no_test_task(name: str) -> None:
+    family, validation = load_task_family(name), load_task_family(name, validation=True)
+    assert set(validation["train"] + validation["test"]) == set(family["train"])
+    assert len(validation["test"]) == -(-len(family["train"]) // 5)
+    assert load_task_family(name, **validation.options) == validation
+    assert load_task_family(name, validation=False) == family
+
+
+def test_a_validation_split_is_asked_for_by_true_or_false() -> None:
+    with pytest.raises(ValueError, match="validation is 1, but must be true or false"):
+        load_task_family("dark-room", validation=1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", FOLDED)
 def test_five_folds_test_every_task_exactly_once(name: str) -> None:
     split = load_task_family(name)
