@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ad_hf.histories import Histories, collect, observations
 from ad_hf.models import ADModel
+from ad_hf.models.generation_ad import COLDEST, HOTTEST
 from ad_hf.tasks import Task, TaskFamily, make_vec
 
 CONTEXTS = 2**30  # bytes of observations that the contexts of rollouts may take side by side
@@ -37,6 +38,8 @@ class EvaluateSettings:
         split: whose tasks are played: "test", or another that was not trained on.
         prompt: also play from a prompt instead of from nothing: the source's history on the same task up to
             where its return reaches this share of the optimum (Laskin et al. 2022, section 4.3). 0 does not.
+        temperature: of the actions drawn; below 1 likelier actions become likelier still. None is the model's
+            own, which is 1 unless somebody changed it.
     """
 
     num_episodes: int = 60
@@ -45,6 +48,7 @@ class EvaluateSettings:
     seed: int = 1
     split: str = "test"
     prompt: float = 0.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_episodes", "rollouts_per_task", "bootstrap_samples"):
@@ -54,6 +58,10 @@ class EvaluateSettings:
             raise ValueError(f"seed is {self.seed}, but must be from 0 to {2**63 - 1}")
         if not 0 <= self.prompt <= 1:
             raise ValueError(f"prompt is {self.prompt}, but must be a share of the optimum, from 0 to 1")
+        if self.temperature is not None and not COLDEST <= self.temperature <= HOTTEST:
+            raise ValueError(
+                f"temperature is {self.temperature}, but must be from {COLDEST:g} to {HOTTEST:g}, or null"
+            )
 
 
 class _CountEpisodes(BaseStreamer):
@@ -78,6 +86,7 @@ def in_context_returns(
     seed: int,
     on_progress: Callable[[int], None] = lambda ended: None,
     prompt: dict[str, torch.Tensor] | None = None,
+    temperature: float | None = None,
 ) -> np.ndarray:
     """Returns (G, R, E) of a model with frozen weights on every task, from an empty context or a prompt.
 
@@ -89,6 +98,7 @@ def in_context_returns(
         seed: of the environments and the actions.
         on_progress: called with the number of episodes that have ended.
         prompt: a history for each rollout, (G * R, L, ...), as for `ADModel.generate`.
+        temperature: of the actions; None is the model's own.
     """
     rows = [task for task in tasks for _ in range(rollouts_per_task)]
     was_training = model.training
@@ -106,6 +116,7 @@ def in_context_returns(
             seed=seed + first,
             streamer=counter,
             prompt=None if prompt is None else {name: values[part] for name, values in prompt.items()},
+            **({} if temperature is None else {"temperature": temperature}),
         )
         returns[part] = output.episode_returns
     model.train(was_training)
@@ -212,7 +223,7 @@ def evaluate(
         stage = f"{name} on {len(tasks)} held-out tasks"
         played = functools.partial(on_progress, stage, total=len(tasks) * R * E)
         played(0)
-        curves[name] = in_context_returns(model, tasks, E, R, seed, played)
+        curves[name] = in_context_returns(model, tasks, E, R, seed, played, None, settings.temperature)
     on_progress(f"{source} from scratch", 0, 1)
     histories = source_histories(source, tasks, max(source_episodes, E), R, seed, source_settings)
     whole = histories.return_matrix().reshape(len(tasks), R, -1)
@@ -225,7 +236,9 @@ def evaluate(
         model = agents[studied]
         prompt = history_prompts(histories, level, model.config.context_length // 2)
         played = functools.partial(on_progress, f"{studied} from prompts", total=len(tasks) * R * E)
-        curves["prompted"] = in_context_returns(model, tasks, E, R, seed, played, prompt)
+        curves["prompted"] = in_context_returns(
+            model, tasks, E, R, seed, played, prompt, settings.temperature
+        )
     if optimum is not None:
         curves["random"] = source_returns(
             "noise", tasks, E, R, seed, {"epsilon_start": 1.0, "epsilon_end": 1.0}

@@ -95,6 +95,7 @@ refuse(
 )
 refuse("evaluate.seed collect.seed", (-1, 10**24), "{last} is {value}", "from 0 to 9223372036854775807")
 refuse("evaluate.prompt", (1.5, -1.0), "{last} is {value}", "a share of the optimum, from 0 to 1")
+refuse("evaluate.temperature", (0.0, -1.0, 1e7), "{last} is {value}", "from 1e-06 to 1e+06, or null")
 refuse("evaluate.split", (7, "null"), "{name} is", "must be of type str")
 refuse(
     "collect.num_episodes collect.learners_per_task collect.lockstep",

@@ -47,6 +47,22 @@ def family() -> TaskFamily:
     return TaskFamily("dark-room", {"train": tuple(tasks.values()), "test": chosen})
 
 
+def test_the_lower_the_temperature_the_likelier_the_actions(model: ADModel, family: TaskFamily) -> None:
+    tasks = family["test"]
+
+    def played(temperature: float | None) -> np.ndarray:
+        return in_context_returns(model, tasks, 3, 2, seed=0, temperature=temperature)
+
+    greedy = model.generate(
+        make_vec([task for task in tasks for _ in range(2)]), num_episodes=3, seed=0, do_sample=False
+    )
+    assert np.array_equal(played(1e-6).reshape(-1, 3), greedy.episode_returns)
+    assert np.array_equal(played(None), played(1.0))
+    report = evaluate({"ad": model}, family, "q-learning", 3, {}, replace(SETTINGS, temperature=1e-6))
+    assert report["protocol"]["temperature"] == 1e-6
+    assert report["agents"]["ad"]["return_per_episode"] == pytest.approx(greedy.episode_returns.mean(dim=0))
+
+
 # The interval
 
 
