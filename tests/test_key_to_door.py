@@ -20,7 +20,7 @@ from ad_hf.envs.key_to_door import (
     DarkKeyToDoorVectorEnv,
     dark_key_to_door_family,
 )
-from ad_hf.tasks import TaskFamily
+from ad_hf.tasks import TaskFamily, load_task_family, make_vec
 
 CELLS = [(x, y) for x in range(9) for y in range(9)]
 ALL_KEYS, ALL_DOORS = np.repeat(CELLS, 81, axis=0), np.tile(CELLS, (81, 1))  # the 6561 tasks
@@ -365,6 +365,19 @@ def test_five_rooms_have_one_key_or_five() -> None:
 
 def pairs(family: TaskFamily, split: str) -> set[tuple[int, ...]]:
     return {(*task.params["key"], *task.params["door"]) for task in family[split]}
+
+
+def test_a_family_of_shorter_episodes_that_end_at_the_door_has_other_tasks_of_the_same_places() -> None:
+    family = dark_key_to_door_family(5, 3)
+    others = dark_key_to_door_family(5, 3, horizon=40, terminate_at_door=True)
+    assert pairs(others, "train") == pairs(family, "train")
+    assert others["train"][0].id != family["train"][0].id
+    envs: Any = make_vec(others["test"]).unwrapped
+    assert (envs.horizon, envs.terminate_at_door) == (40, True)
+    assert load_task_family(others.name, **others.options) == others
+    assert family.options.keys() == {"num_train", "num_test", "fold", "seed"}
+    with pytest.raises(ValueError, match="terminate_at_door is 'yes', but must be True or False"):
+        dark_key_to_door_family(terminate_at_door="yes")  # type: ignore[arg-type]
 
 
 def test_the_family_has_2000_tasks_to_train_on_and_256_others_to_test() -> None:

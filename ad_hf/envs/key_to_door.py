@@ -186,7 +186,12 @@ class DarkKeyToDoorEnv(SingleEnv):
 
 
 def dark_key_to_door_family(
-    num_train: int = 2000, num_test: int = 256, fold: int | None = None, seed: int = 0
+    num_train: int = 2000,
+    num_test: int = 256,
+    fold: int | None = None,
+    seed: int = 0,
+    horizon: int = 50,
+    terminate_at_door: bool = False,
 ) -> TaskFamily:
     """Of the 6561 tasks of the 9x9 room, 2000 to train on (Laskin et al. 2022) and 256 others to test.
 
@@ -195,13 +200,24 @@ def dark_key_to_door_family(
         num_test: test tasks, where `fold` is None.
         fold: None, or 0 to 4 to hold out one of five parts instead: over the five every task is tested once.
         seed: of the split or the folds.
+        horizon: of all tasks, as in `DarkKeyToDoorVectorEnv`, and so is the next.
+        terminate_at_door: whether an episode ends there.
 
     Raises:
-        ValueError: if there are not so many tasks, or there is no such fold.
+        ValueError: if there are not so many tasks, there is no such fold, or an option has no such value.
     """
+    variant = {
+        "horizon": at_least_one("horizon", horizon),
+        "terminate_at_door": flag("terminate_at_door", terminate_at_door),
+    }
+    changed = {} if variant == {"horizon": 50, "terminate_at_door": False} else variant
     places = [[x, y] for x in range(9) for y in range(9)]
-    tasks = [Task("ad_hf/DarkKeyToDoor-v0", {"key": key, "door": door}) for key in places for door in places]
-    options = {"num_train": num_train, "num_test": num_test, "fold": fold, "seed": seed}
+    tasks = [
+        Task("ad_hf/DarkKeyToDoor-v0", {"key": key, "door": door, **changed})
+        for key in places
+        for door in places
+    ]
+    options = {"num_train": num_train, "num_test": num_test, "fold": fold, "seed": seed, **changed}
     return TaskFamily(
         "dark-key-to-door", split_tasks(tasks, num_test, seed, fold, num_train=num_train), options
     )
