@@ -111,22 +111,23 @@ def dark_room_hard() -> Recipe:
 
     No source that learns from rewards alone finds a cell of 289 that pays once an episode within the episodes
     of an evaluation, so one that knows the rules is distilled: posterior sampling that draws a new belief as
-    soon as one is refuted. It is done in 30 episodes, so windows skip none.
+    soon as one is refuted. It is done in 40 episodes, so windows skip none. The context holds 20 episodes:
+    with 10 what was found is sometimes forgotten, and the return falls back to .93 after having been 1.
     """
     return Recipe(
         name="dark-room-hard",
         family={"name": "dark-room-hard"},
         collect=CollectSettings(
             source="posterior-sampling",
-            num_episodes=30,
+            num_episodes=40,
             learners_per_task=16,
             settings={"resample": "refuted"},
         ),
-        model=ModelSettings(context_length=200, decoder={"intermediate_size": 128}),
+        model=ModelSettings(context_length=400, decoder={"intermediate_size": 128}),
         train=TrainSettings(
-            updates=2000, batch_size=16, learning_rate=3e-3, weight_decay=0.3, mixed_precision="bf16"
+            updates=3000, batch_size=8, learning_rate=3e-3, weight_decay=0.3, mixed_precision="bf16"
         ),
-        evaluate=EvaluateSettings(rollouts_per_task=8),
+        evaluate=EvaluateSettings(num_episodes=100, rollouts_per_task=2),
     )
 
 
