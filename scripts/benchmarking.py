@@ -118,11 +118,16 @@ def markdown(table: Sequence[Sequence[str]]) -> list[str]:
 
 def write_readme(what: str, script: str, lines: Sequence[str]) -> None:
     """Replace what stands in README.md between the marks of a script, and name the machine below it."""
+    write_between(README, what, script, [*lines, "", machine()])
+
+
+def write_between(path: Path, what: str, script: str, lines: Sequence[str]) -> None:
+    """Replace what stands in a file between the marks of a script; a file that is not there holds nothing."""
     begin, end = f"<!-- {what}: written by scripts/{script} -->\n", f"<!-- end of {what} -->\n"
-    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+    text = path.read_text(encoding="utf-8") if path.exists() else begin + end
+    before, _, rest = text.partition(begin)
     _, _, behind = rest.partition(end)
-    text = "\n".join([before + begin.rstrip(), *lines, "", machine(), end + behind])
-    README.write_text(text, encoding="utf-8")
+    path.write_text("\n".join([before + begin.rstrip(), *lines, end + behind]), encoding="utf-8")
 
 
 def machine() -> str:

@@ -1,0 +1,50 @@
+"""How many tasks have to be trained on, until others are learnt in context: Key-to-Door.
+
+    python scripts/reproduce_num_tasks.py --scale cpu
+
+Laskin et al. 2022: after 300 episodes .44 from a single task, 1.31 from 303, 1.89 from 2424.
+"""
+
+from __future__ import annotations
+
+from reproducing import GPU, REAL, SWEEP, SWEEP_SCALES, Agent, Figure, reproduce
+
+PAPER = {
+    1: 0.44,
+    9: 0.5,
+    18: 0.52,
+    37: 0.71,
+    75: 0.84,
+    151: 0.95,
+    303: 1.31,
+    606: 1.64,
+    1212: 1.87,
+    2424: 1.89,
+}
+ON_CPU = (1, 9, 37, 151, 606, 2424)
+HISTORIES = 2424  # of all tasks together, however many they are
+
+FIGURE = Figure(
+    name="num_tasks",
+    title="Number of training tasks, Key-to-Door",
+    measure="mean return over the last tenth of the episodes",
+    points="tasks trained on",
+    protocol="Laskin et al. 2022, after 300 episodes. All models see as many histories.",
+    agents=tuple(
+        Agent(
+            f"AD, {tasks} tasks",
+            "dark-key-to-door",
+            (*SWEEP, f"family.num_train={tasks}", f"collect.learners_per_task={HISTORIES // tasks}"),
+            {"tiny": (f"family.num_train={min(tasks, 40)}",)},
+            scales=REAL if tasks in ON_CPU else GPU if tasks == 18 else ("paper",),
+            series="AD",
+            x=tasks,
+            paper=paper,
+        )
+        for tasks, paper in PAPER.items()
+    ),
+    scales=SWEEP_SCALES,
+)
+
+if __name__ == "__main__":
+    reproduce(FIGURE, __doc__)
