@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python -m
 # Files whose slow tests take nearly a minute or more, longest first: come last, they would keep one core alone.
 LONGEST := $(patsubst %,tests/test_%.py,hub_faults processes kills recipes_learn quickstart scaling \
-	streamed_training hub_outages launchers families_and_sources sources_references hub_story)
+	streamed_training hub_outages reproduce launchers families_and_sources sources_references hub_story)
 FILES := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 # Three processes keep two cores busy: those that test the Hub wait more than they compute.
 PYTEST := $(RUN) pytest -n 3
@@ -21,8 +21,8 @@ help:  ## this list
 quickstart: $(VENV)/.installed  ## from nothing to an in-context learner, in runs/quickstart
 	$(VENV)/bin/python scripts/quickstart.py --output runs/quickstart
 
-test: lint fast  ## lint, then all tests, those that really learn included (minutes)
-	$(PYTEST) -m slow --dist loadfile --no-loadscope-reorder $(FILES)
+test: lint  ## lint, then all tests, those that really learn included (minutes)
+	$(PYTEST) --dist loadfile --no-loadscope-reorder $(FILES)
 
 fast: $(VENV)/.installed-test  ## only the tests that take seconds, on two cores
 	$(PYTEST) -m "not slow"

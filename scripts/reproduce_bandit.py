@@ -27,6 +27,7 @@ SIZES = {
     "cpu": ("train.updates=600", "train.batch_size=32", "train.learning_rate=1e-3"),
     "paper": ("train.updates=50000",),
 }
+MORE = ("family.num_train=16000", "train.updates=2000")
 ED_SIZES = {"cpu": ("train.updates=300",)}  # its loss is as low as it gets
 GREEDY = ("collect.source=epsilon-greedy", 'collect.settings={"epsilon_start": 0.0}')
 OPTIMAL = ("collect.source=noise", 'collect.settings={"epsilon_start": 0.0}')
@@ -34,12 +35,15 @@ THOMPSON = ("collect.source=thompson",)
 
 
 def summarise(returns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Mean reward of a pull, from that of random play (0) to that of UCB (1) on the same bandits."""
+    """Mean reward of a pull, from that of random play (0) to that of UCB (1).
+
+    What counts is the distance to UCB on the same bandit: the luck of bandits is in no interval.
+    """
     numbers = {}
     for label, values in returns.items():
         split = label.rpartition(", ")[2]
-        low, high = (returns[f"{name}, {split}"].mean() for name in ("random", "UCB"))
-        numbers[label] = (values.mean(axis=-1) - low) / (high - low)
+        random, ucb = (returns[f"{name}, {split}"].mean(axis=-1) for name in ("random", "UCB"))
+        numbers[label] = 1 + (values.mean(axis=-1) - ucb) / (ucb.mean() - random.mean())
     return numbers
 
 
@@ -54,7 +58,7 @@ def on(split: str) -> tuple[Agent, ...]:
 
     paper, goals = AD[split]
     return (
-        agent("AD", paper=paper, goals=goals),
+        agent("AD", chosen=True, paper=paper, goals=goals),
         agent("ED", ("objective=ed",), ED_SIZES, paper=ED[split]),
         agent("AD, faithful", FAITHFUL, SIZES, paper=paper, goals=goals),
         agent("ED, faithful", (*FAITHFUL, "objective=ed"), SIZES, scales=GPU, paper=ED[split]),
@@ -78,6 +82,12 @@ FIGURE = Figure(
     agents=(*on("odd"), *on("even"), *on("uniform")),
     summarise=summarise,
     has_optimum=False,
+    candidates={
+        "4000 bandits, 1000 updates": (),
+        "4000 bandits, 1000 updates, temperature 0.7": ("evaluate.temperature=0.7",),
+        "16000 bandits, 2000 updates": MORE,
+        "16000 bandits, 2000 updates, temperature 0.7": (*MORE, "evaluate.temperature=0.7"),
+    },
     scales={
         "tiny": Scale(seeds=1, episodes=100, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
         "cpu": Scale(seeds=3, episodes=100, rollouts=4),

@@ -66,8 +66,8 @@ FIGURE = Figure(
         "paper": Scale(seeds=5, episodes=1000, rollouts=4),
     },
     candidates={
-        "context of 200": ("model.context_length=200", "train.batch_size=16"),
-        "context of 400": ("model.context_length=400", "train.batch_size=8"),
+        "context of 200": ("model.context_length=200", "train.batch_size=16", "evaluate.temperature=null"),
+        "context of 400": ("model.context_length=400", "train.batch_size=8", "evaluate.temperature=null"),
         "context of 400, temperature 0.7": (
             *("model.context_length=400", "train.batch_size=8"),
             "evaluate.temperature=0.7",

@@ -83,11 +83,11 @@ FIGURE = Figure(
     levels=(1.0, 1.63, 1.8, 1.93),
     scales={
         "tiny": Scale(seeds=1, episodes=2, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
-        "cpu": Scale(seeds=3, episodes=100, changes=("family.num_test=128", "train.updates=4000")),
+        "cpu": Scale(seeds=3, episodes=100, changes=("family.num_test=128",)),
         "paper": Scale(seeds=5, episodes=1000),
     },
     candidates={
-        "context of 200": ("model.context_length=200", "train.batch_size=32"),
+        "context of 200": ("model.context_length=200", "train.batch_size=32", "evaluate.temperature=null"),
         "context of 200, temperature 0.7": (
             *("model.context_length=200", "train.batch_size=32"),
             "evaluate.temperature=0.7",

@@ -24,7 +24,12 @@ FIGURE = Figure(
         Agent(
             f"AD, smoothing {smoothing:g}",
             "dark-room-hard",
-            (f"model.label_smoothing={smoothing}", "model.context_length=200", "train.batch_size=16"),
+            (
+                f"model.label_smoothing={smoothing}",
+                "model.context_length=200",
+                "train.batch_size=16",
+                "evaluate.temperature=null",
+            ),
             scales=ALL if smoothing == 0.2 else REAL,
             series="AD",
             x=smoothing,

@@ -36,7 +36,7 @@ FIGURE = Figure(
     ),
     scales={
         "tiny": Scale(seeds=1, episodes=2, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
-        "cpu": Scale(seeds=3, episodes=160, changes=("train.updates=3000",)),
+        "cpu": Scale(seeds=3, episodes=160),
         "paper": Scale(
             seeds=5,
             episodes=160,
@@ -50,7 +50,7 @@ FIGURE = Figure(
         ),
     },
     candidates={
-        "temperature 1": (),
+        "temperature 1": ("evaluate.temperature=null",),
         "temperature 0.7": ("evaluate.temperature=0.7",),
         "temperature 0.5": ("evaluate.temperature=0.5",),
     },

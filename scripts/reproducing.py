@@ -42,7 +42,7 @@ from ad_hf.tasks import Task
 TRIAL_TASKS = 64  # at most, of the validation split
 RANDOM = ("collect.source=noise", 'collect.settings={"epsilon_start": 1.0, "epsilon_end": 1.0}')
 REFUTED = ("collect.source=posterior-sampling", 'collect.settings={"resample": "refuted"}')
-POSTERIOR = ("collect.source=posterior-sampling",)
+POSTERIOR = ("collect.source=posterior-sampling", 'collect.settings={"resample": "episode"}')
 # The model and the optimisation of the paper, as far as it states them.
 PAPER = (
     'model.decoder={"model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 2048, '
@@ -56,11 +56,13 @@ Q_KEY_TO_DOOR = (
     "collect.source=q-learning",
     'collect.settings={"remember_rewards": 2, "initial_value": 0.3, "epsilon_start": 0.2, "discount": 0.95}',
     *("collect.num_episodes=200", "windows.episode_stride=25", "family.num_train=2000"),
+    *("train.batch_size=16", "evaluate.temperature=null"),
 )
 Q_HARD = (
     "collect.source=q-learning",
     'collect.settings={"remember_rewards": 1, "initial_value": 0.3, "epsilon_start": 0.3, "discount": 0.95}',
     *("collect.num_episodes=1000", "windows.episode_stride=60", "collect.learners_per_task=8"),
+    "evaluate.temperature=null",
 )
 # The paper's A3C, as far as it states it; here every learner is an actor of its own.
 A2C = (

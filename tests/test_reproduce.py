@@ -109,8 +109,8 @@ def test_the_numbers_of_a_table_follow_from_the_raw_ones(name: str) -> None:
         assert (agent["low"], agent["high"]) == pytest.approx((low, high), abs=2e-3)
 
 
-def test_every_figure_has_been_made() -> None:
-    assert KEPT == FIGURES
+def test_the_page_shows_all_that_is_kept() -> None:
+    assert set(KEPT) <= set(FIGURES)
     page = (SCRIPTS / "results" / "README.md").read_text()
     for name in KEPT:
         assert f"({name}.png)" in page
