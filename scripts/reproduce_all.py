@@ -1,6 +1,7 @@
-"""Reproduce every figure, one after another, and write tables of what came out into README.md.
+"""Reproduce every figure, one after another, and write tables of all that came out into README.md.
 
     python scripts/reproduce_all.py --scale cpu
+    python scripts/reproduce_all.py dark_room context
 
 What is in --output already is not made again.
 """
@@ -27,10 +28,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="some of them; all if none is named")
     parser.add_argument("--scale", choices=("cpu", "paper"), default="cpu", help="as for each of them")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="as for each of them")
     arguments = parser.parse_args()
-    for name in FIGURES:
+    unknown = set(arguments.figures) - set(FIGURES)
+    if unknown:
+        parser.error(f"there is no figure {unknown.pop()!r}: choose of {', '.join(FIGURES)}")
+    for name in arguments.figures or FIGURES:
         print(f"== {name}", flush=True)
         script = [sys.executable, SCRIPTS / f"reproduce_{name}.py"]
         subprocess.run([*script, "--scale", arguments.scale, "--output", arguments.output], check=True)

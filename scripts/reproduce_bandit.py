@@ -27,7 +27,6 @@ SIZES = {
     "cpu": ("train.updates=600", "train.batch_size=32", "train.learning_rate=1e-3"),
     "paper": ("train.updates=50000",),
 }
-MORE = ("family.num_train=16000", "train.updates=2000")
 ED_SIZES = {"cpu": ("train.updates=300",)}  # its loss is as low as it gets
 GREEDY = ("collect.source=epsilon-greedy", 'collect.settings={"epsilon_start": 0.0}')
 OPTIMAL = ("collect.source=noise", 'collect.settings={"epsilon_start": 0.0}')
@@ -58,7 +57,7 @@ def on(split: str) -> tuple[Agent, ...]:
 
     paper, goals = AD[split]
     return (
-        agent("AD", chosen=True, paper=paper, goals=goals),
+        agent("AD", paper=paper, goals=goals),
         agent("ED", ("objective=ed",), ED_SIZES, paper=ED[split]),
         agent("AD, faithful", FAITHFUL, SIZES, paper=paper, goals=goals),
         agent("ED, faithful", (*FAITHFUL, "objective=ed"), SIZES, scales=GPU, paper=ED[split]),
@@ -82,12 +81,6 @@ FIGURE = Figure(
     agents=(*on("odd"), *on("even"), *on("uniform")),
     summarise=summarise,
     has_optimum=False,
-    candidates={
-        "4000 bandits, 1000 updates": (),
-        "4000 bandits, 1000 updates, temperature 0.7": ("evaluate.temperature=0.7",),
-        "16000 bandits, 2000 updates": MORE,
-        "16000 bandits, 2000 updates, temperature 0.7": (*MORE, "evaluate.temperature=0.7"),
-    },
     scales={
         "tiny": Scale(seeds=1, episodes=100, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
         "cpu": Scale(seeds=3, episodes=100, rollouts=4),

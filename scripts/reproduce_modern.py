@@ -14,7 +14,7 @@ FILTERED = ("windows.improvement_weight=1", "windows.stability_weight=1")
 NOISE = ("collect.source=noise", "collect.num_episodes=200", "windows.episode_stride=20")
 SHORT = ("family.horizon=40", "family.terminate_at_door=true", "family.num_test=64")
 
-TINIER = {"tiny": ("family.num_train=20", "family.num_test=2")}
+AT = {"tiny": ("family.num_train=20", "family.num_test=2"), "cpu": ("train.updates=1500",)}
 
 FIGURE = Figure(
     name="modern",
@@ -35,7 +35,7 @@ FIGURE = Figure(
             "Key-to-Door, AD from Q-learning",
             "dark-key-to-door",
             (*Q_KEY_TO_DOOR, *SHORT),
-            TINIER,
+            AT,
             paper=0.99,
         ),
     ),

@@ -185,7 +185,9 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def overview(results: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Two tables of all results: agents that the paper has or that have goals, and figures of points."""
     curves: list[tuple[str, ...]] = [("figure", *HEAD, "scale, seeds")]
-    sweeps: list[tuple[str, ...]] = [("figure", "over", "paper", "ours", "scale, seeds")]
+    sweeps: list[tuple[str, ...]] = [
+        ("figure", "over", "paper", "ours", "95 % interval", "optimum", "scale, seeds")
+    ]
     for result in results:
         scale = f"{result['scale']}, {result['seeds']}"
         for (label, *cells), agent in zip(table(result), result["agents"].values(), strict=True):
@@ -197,10 +199,11 @@ def overview(results: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, ...]
                 series.setdefault(agent["series"], []).append(agent)
         for name, agents in series.items():
             columns = (
-                " / ".join(f"{agent[key]:.2f}" if key != "x" else str(agent[key]) for agent in agents)
-                for key in ("x", "paper", "mean")
+                " / ".join(written.format(**agent) for agent in agents)
+                for written in ("{x}", "{paper:.2f}", "{mean:.2f}", "{low:.2f} to {high:.2f}")
             )
-            sweeps.append((f"{result['title']}, {name}", *columns, scale))
+            best = "" if agents[0]["optimum"] is None else f"{agents[0]['optimum']:.2f}"
+            sweeps.append((f"{result['title']}, {name}", *columns, best, scale))
     return curves, sweeps
 
 
@@ -304,6 +307,6 @@ def _section(result: Mapping[str, Any]) -> list[str]:
         lines += [f"Chosen by mean return on the validation split of the training tasks: {earned}.", ""]
     lines += ["<details><summary>Settings</summary>", ""]
     for label, agent in result["agents"].items():
-        lines.append(f"- {label}: `{agent['recipe']}`{'' if agent['plays'] == 'model' else ' (its source)'}")
-        lines += [f"  `{change}`" for change in agent["changes"]]
+        what = agent["recipe"] if agent["plays"] == "model" else f"source of {agent['recipe']}"
+        lines.append(f"- {label}: {what}, {', '.join(f'`{change}`' for change in agent['changes'])}")
     return [*lines, "", "</details>"]
