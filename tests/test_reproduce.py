@@ -38,6 +38,10 @@ def figure(name: str) -> Any:
 # What is asked for
 
 
+def test_all_figures_are_run_together() -> None:
+    assert sorted(module("reproduce_all").FIGURES) == FIGURES
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_recipe_of_a_figure_exists_at_every_scale(name: str) -> None:
     asked, reproducing = figure(name), module("reproducing")
