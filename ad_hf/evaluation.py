@@ -107,6 +107,7 @@ def in_context_returns(
     config = model.config
     transition = math.prod(config.observation_shape) * (1 if config.sees_pictures else 8)  # bytes
     at_once = max(CONTEXTS // (transition * config.context_length), 1)
+    sampling: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     returns = np.empty((len(rows), num_episodes))
     for first in range(0, len(rows), at_once):
         part = slice(first, first + at_once)
@@ -116,7 +117,7 @@ def in_context_returns(
             seed=seed + first,
             streamer=counter,
             prompt=None if prompt is None else {name: values[part] for name, values in prompt.items()},
-            **({} if temperature is None else {"temperature": temperature}),
+            **sampling,
         )
         returns[part] = output.episode_returns
     model.train(was_training)
