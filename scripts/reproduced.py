@@ -5,6 +5,7 @@ S = seeds, G = tasks, E = episodes.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -209,8 +210,6 @@ def overview(results: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, ...]
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw learning curves, or points, with their intervals."""
-    import io
-
     from matplotlib.figure import Figure  # half a second, which only drawing should cost
 
     picture = Figure(figsize=(9, 4.6), dpi=100, layout="constrained")
