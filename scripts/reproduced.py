@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,9 @@ def write_result(outcome: Outcome, folder: Path) -> None:
     """Write <figure>.json and <figure>.png into a folder, and its page anew; print the table."""
     result = describe(outcome)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{result['figure']}.json", json.dumps(result, indent=1) + "\n")
+    rows = re.compile(r"\[([-\d.,\s]+)\]")  # of numbers, which need no lines of their own
+    text = rows.sub(lambda row: f"[{' '.join(row[1].split())}]", json.dumps(result, indent=1))
+    write_whole(folder / f"{result['figure']}.json", text + "\n")
     draw(result, folder / f"{result['figure']}.png")
     print_table([HEAD, *table(result)])
     write_page(folder)
