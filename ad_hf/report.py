@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -265,44 +266,14 @@ def _observation(space: dict[str, Any]) -> str:
     return str([[0] * len(space["nvec"])] if "nvec" in space else [0])
 
 
-def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
-    """Draw mean return per episode with its 95 % interval, every agent labelled where its curve ends."""
-    from matplotlib.figure import Figure  # half a second, which only a report should cost
+@contextlib.contextmanager
+def drawing(path: Path, height: float, dpi: int) -> Iterator[Any]:
+    """The axes of a figure 9 inches wide, in this project's style, which becomes a PNG file in the end."""
+    from matplotlib.figure import Figure  # half a second, which only drawing should cost
 
-    figure = Figure(figsize=(9, 5.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9, height), dpi=dpi, layout="constrained")
     axes = figure.add_subplot()
-    ends: list[tuple[float, str, str]] = []
-    main = studied(report)
-    for name, (label, colour) in AGENTS.items():
-        if name not in report["agents"]:
-            continue
-        agent = report["agents"][name]
-        episodes = np.arange(1, len(agent["return_per_episode"]) + 1)
-        axes.plot(episodes, agent["return_per_episode"], color=colour, linewidth=2.6 if name == main else 1.6)
-        axes.fill_between(episodes, agent["low"], agent["high"], color=colour, alpha=0.16, linewidth=0)
-        ends.append((float(np.mean(agent["return_per_episode"][-3:])), label, colour))
-    top = max(value for value, _, _ in ends) or 1.0
-    if report["optimum"] is not None:
-        top = report["optimum"]
-        axes.axhline(top, color="#30343b", linewidth=1.2, linestyle=(0, (5, 4)))
-        ends.append((top, "optimum", "#30343b"))
-    last = report["protocol"]["num_episodes"]
-    for height, (_, label, colour) in zip(_spread([end[0] for end in ends], 0.055 * top), ends, strict=True):
-        axes.annotate(
-            label,
-            (last, height),
-            xytext=(8, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            annotation_clip=False,  # the highest may stand above the axes
-        )
-    axes.set_xlim(1, max(last, 2))
-    axes.set_ylim(0, top * 1.06)
-    axes.set_xlabel("episode in context")
-    axes.set_ylabel("mean return")
-    title = f"{report['environment']}: {len(report['protocol']['test_tasks'])} {held_out(report)}"
-    axes.set_title(f"{title}, frozen weights", loc="left", fontsize=12)
+    yield axes
     axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -310,6 +281,47 @@ def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_whole(path, picture.getvalue())
+
+
+def draw_learning_curves(report: dict[str, Any], path: Path) -> None:
+    """Draw mean return per episode with its 95 % interval, every agent labelled where its curve ends."""
+    with drawing(path, height=5.2, dpi=150) as axes:
+        ends: list[tuple[float, str, str]] = []
+        main = studied(report)
+        for name, (label, colour) in AGENTS.items():
+            if name not in report["agents"]:
+                continue
+            agent = report["agents"][name]
+            episodes = np.arange(1, len(agent["return_per_episode"]) + 1)
+            axes.plot(
+                episodes, agent["return_per_episode"], color=colour, linewidth=2.6 if name == main else 1.6
+            )
+            axes.fill_between(episodes, agent["low"], agent["high"], color=colour, alpha=0.16, linewidth=0)
+            ends.append((float(np.mean(agent["return_per_episode"][-3:])), label, colour))
+        top = max(value for value, _, _ in ends) or 1.0
+        if report["optimum"] is not None:
+            top = report["optimum"]
+            axes.axhline(top, color="#30343b", linewidth=1.2, linestyle=(0, (5, 4)))
+            ends.append((top, "optimum", "#30343b"))
+        last = report["protocol"]["num_episodes"]
+        for height, (_, label, colour) in zip(
+            _spread([end[0] for end in ends], 0.055 * top), ends, strict=True
+        ):
+            axes.annotate(
+                label,
+                (last, height),
+                xytext=(8, 0),
+                textcoords="offset points",
+                color=colour,
+                va="center",
+                annotation_clip=False,  # the highest may stand above the axes
+            )
+        axes.set_xlim(1, max(last, 2))
+        axes.set_ylim(0, top * 1.06)
+        axes.set_xlabel("episode in context")
+        axes.set_ylabel("mean return")
+        title = f"{report['environment']}: {len(report['protocol']['test_tasks'])} {held_out(report)}"
+        axes.set_title(f"{title}, frozen weights", loc="left", fontsize=12)
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:

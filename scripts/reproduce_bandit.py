@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from reproducing import GPU, PAPER, RANDOM, TINY, Agent, Figure, Scale, reproduce
+from reproducing import FEW_TASKS, GPU, PAPER, RANDOM, TINY, Agent, Figure, Scale, reproduce
 
 SPLITS = {"odd": "test", "even": "even", "uniform": "uniform"}
 AD = {  # split -> the paper's, reproduced, beaten
@@ -82,7 +82,7 @@ FIGURE = Figure(
     summarise=summarise,
     has_optimum=False,
     scales={
-        "tiny": Scale(seeds=1, episodes=100, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
+        "tiny": Scale(seeds=1, episodes=100, changes=FEW_TASKS),
         "cpu": Scale(seeds=3, episodes=100, rollouts=4),
         "paper": Scale(seeds=5, episodes=100, rollouts=32),
     },

@@ -16,7 +16,6 @@ TRANSITIONS = 3200  # in a batch, whatever the context
 FIGURE = Figure(
     name="context",
     title="Length of the context, Key-to-Door",
-    measure="mean return over the last tenth of the episodes",
     points="context, in transitions; an episode has 50",
     protocol="Laskin et al. 2022, after 1000 episodes. Every model is trained on as many transitions.",
     agents=tuple(

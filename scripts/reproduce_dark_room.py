@@ -7,12 +7,24 @@ Laskin et al. 2022: after 1000 episodes 14.11 of 16.54, expert distillation 0.74
 
 from __future__ import annotations
 
-from reproducing import A2C, FEW, GPU, PAPER, POSTERIOR, RANDOM, TINY, Agent, Figure, Scale, reproduce
+from reproducing import (
+    A2C,
+    PAPER,
+    POSTERIOR,
+    RANDOM,
+    REFUTED,
+    SOURCE,
+    TINY,
+    Agent,
+    Figure,
+    Scale,
+    faithful,
+    reproduce,
+)
 
 # What posterior sampling needs few episodes for is in every window whole.
 BEST = (
-    "collect.source=posterior-sampling",
-    'collect.settings={"resample": "refuted"}',
+    *REFUTED,
     *("collect.num_episodes=30", "collect.learners_per_task=32"),
     *("model.context_length=200", "windows.episode_stride=1"),
     *("train.updates=800", "train.batch_size=16", "train.learning_rate=3e-3"),
@@ -26,7 +38,6 @@ SIZES = {
 FIGURE = Figure(
     name="dark_room",
     title="Dark Room",
-    measure="mean return over the last tenth of the episodes",
     protocol="Laskin et al. 2022, after 1000 episodes; which goals they held out is not known.",
     agents=(
         Agent(
@@ -38,34 +49,13 @@ FIGURE = Figure(
             goals={"reproduced": 13.4, "beaten": 14.86, "strong": 16.3},
         ),
         Agent("ED", "dark-room", (*BEST, "objective=ed"), chosen=True, paper=0.74, goals={"at most": 3}),
-        Agent("AD's source: posterior sampling until refuted", "dark-room", BEST, plays="source"),
-        Agent(
-            "AD, faithful",
+        Agent(SOURCE, "dark-room", BEST, plays="source"),
+        *faithful(
             "dark-room",
             FAITHFUL,
             SIZES,
-            scales=GPU,
-            paper=14.11,
-            goals={"reproduced": 13.4, "beaten": 14.86},
-        ),
-        Agent(
-            "ED, faithful",
-            "dark-room",
-            (*FAITHFUL, "objective=ed"),
-            SIZES,
-            scales=GPU,
-            paper=0.74,
-            goals={"at most": 3},
-        ),
-        Agent(
-            "faithful AD's source: A2C",
-            "dark-room",
-            A2C,
-            FEW,
-            "source",
-            scales=GPU,
-            paper=0.77,
-            goals={"at most": 3},
+            (14.11, 0.74, 0.77),
+            ({"reproduced": 13.4, "beaten": 14.86}, {"at most": 3}, {"at most": 3}),
         ),
         Agent("Q-learning", "dark-room", plays="source"),
         Agent("posterior sampling", "dark-room", POSTERIOR, plays="source"),

@@ -7,7 +7,20 @@ Laskin et al. 2022: after 1000 episodes 0.678 of 1, expert distillation 0.066, t
 
 from __future__ import annotations
 
-from reproducing import A2C, FEW, GPU, PAPER, POSTERIOR, Q_HARD, RANDOM, TINY, Agent, Figure, Scale, reproduce
+from reproducing import (
+    A2C,
+    PAPER,
+    POSTERIOR,
+    Q_HARD,
+    RANDOM,
+    SOURCE,
+    TINY,
+    Agent,
+    Figure,
+    Scale,
+    faithful,
+    reproduce,
+)
 
 FAITHFUL = (
     *(*A2C, *PAPER, "model.context_length=80"),
@@ -20,12 +33,10 @@ SIZES = {
 # In the last tenth of AD's histories one learner in twenty still searches, and ED would learn that from it.
 EXPERTS = ("objective=ed", "collect.num_episodes=200")
 ED = {"cpu": ("train.updates=1000",)}  # its loss is as low as it gets
-SOURCE = "AD's source: posterior sampling until refuted"
 
 FIGURE = Figure(
     name="dark_room_hard",
     title="Dark Room Hard",
-    measure="mean return over the last tenth of the episodes",
     protocol="Laskin et al. 2022, after 1000 episodes; which goals they held out is not known.",
     agents=(
         Agent(
@@ -37,24 +48,13 @@ FIGURE = Figure(
         ),
         Agent("ED", "dark-room-hard", EXPERTS, ED, chosen=True, paper=0.066),
         Agent(SOURCE, "dark-room-hard", plays="source"),
-        Agent(
-            "AD, faithful",
+        *faithful(
             "dark-room-hard",
             FAITHFUL,
             SIZES,
-            scales=GPU,
-            paper=0.678,
-            goals={"reproduced": 0.63, "beaten": 0.73},
+            (0.678, 0.066, 0.089),
+            ({"reproduced": 0.63, "beaten": 0.73}, {}, {}),
         ),
-        Agent(
-            "ED, faithful",
-            "dark-room-hard",
-            (*FAITHFUL, "objective=ed"),
-            SIZES,
-            scales=GPU,
-            paper=0.066,
-        ),
-        Agent("faithful AD's source: A2C", "dark-room-hard", A2C, FEW, "source", scales=GPU, paper=0.089),
         Agent("Q-learning", "dark-room-hard", Q_HARD, plays="source"),
         Agent("posterior sampling", "dark-room-hard", POSTERIOR, plays="source"),
         Agent("random", "dark-room-hard", RANDOM, plays="source"),

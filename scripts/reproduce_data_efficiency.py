@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from reproduced import markdown
+from benchmarking import markdown
+from reproduced import pace, resamples
 from reproducing import Q_HARD, Q_KEY_TO_DOOR, TINY, Agent, Figure, Scale, reproduce
-
-from ad_hf.report import episodes_to
 
 SHARES = (0.5, 0.8, 0.9)
 FEWER = {"tiny": ("collect.num_episodes=20",), "cpu": ("train.updates=800",)}
@@ -34,7 +33,7 @@ def ratios(returns: Mapping[str, np.ndarray]) -> list[str]:
     for name, (_, _, streams) in ROOMS.items():
         model, source = returns[f"AD, {name}"], returns[f"Q-learning, {name}"]
         for share in SHARES:
-            counts = [episodes_to(values.mean(axis=(0, 1)).tolist(), share) for values in (model, source)]
+            counts = [pace(values, share) for values in (model, source)]
             if None in counts:
                 rows.append((name, f"{share:.0%}", *(str(count or "-") for count in counts), "-", "-", "-"))
                 continue
@@ -57,13 +56,10 @@ def ratios(returns: Mapping[str, np.ndarray]) -> list[str]:
 
 def _interval(model: np.ndarray, source: np.ndarray, share: float) -> tuple[float, float]:
     """95 % bootstrap interval of a ratio over seeds and tasks, both sides on the same."""
-    (S, G, E), rng, found = model.shape, np.random.default_rng(0), []
-    for _ in range(500):
-        seeds, tasks = rng.integers(S, size=(S, 1)), rng.integers(G, size=G)
-        counts = [
-            episodes_to(values[seeds, tasks].mean(axis=(0, 1)).tolist(), share) for values in (model, source)
-        ]
-        found.append((counts[1] or E) / (counts[0] or E))
+    S, G, E = model.shape
+    found = [
+        (pace(source[drawn], share) or E) / (pace(model[drawn], share) or E) for drawn in resamples(S, G, 500)
+    ]
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from reproducing import (
     A2C,
-    FEW,
-    GPU,
+    FEW_TASKS,
     PAPER,
     POSTERIOR,
     Q_KEY_TO_DOOR,
     RANDOM,
+    SOURCE,
     TINY,
     Agent,
     Figure,
     Scale,
+    faithful,
     reproduce,
 )
 
@@ -28,12 +29,10 @@ SIZES = {
     "paper": ("train.updates=50000",),
 }
 ED = {"cpu": ("train.updates=1000",)}  # its loss is as low as it gets
-SOURCE = "AD's source: posterior sampling until refuted"
 
 FIGURE = Figure(
     name="key_to_door",
     title="Dark Key-to-Door",
-    measure="mean return over the last tenth of the episodes",
     protocol=(
         "Laskin et al. 2022, after 1000 episodes; the best of their ablations reach 1.93. Episodes have "
         "50 steps, start anywhere and do not end at the door."
@@ -48,33 +47,12 @@ FIGURE = Figure(
         ),
         Agent("ED", "dark-key-to-door", ("objective=ed",), ED, chosen=True, paper=0.58, goals={"at most": 1}),
         Agent(SOURCE, "dark-key-to-door", plays="source"),
-        Agent(
-            "AD, faithful",
+        *faithful(
             "dark-key-to-door",
             FAITHFUL,
             SIZES,
-            scales=GPU,
-            paper=1.812,
-            goals={"reproduced": 1.77, "beaten": 1.93},
-        ),
-        Agent(
-            "ED, faithful",
-            "dark-key-to-door",
-            (*FAITHFUL, "objective=ed"),
-            SIZES,
-            scales=GPU,
-            paper=0.58,
-            goals={"at most": 1},
-        ),
-        Agent(
-            "faithful AD's source: A2C",
-            "dark-key-to-door",
-            A2C,
-            FEW,
-            "source",
-            scales=GPU,
-            paper=0.7,
-            goals={"at most": 0.9},
+            (1.812, 0.58, 0.7),
+            ({"reproduced": 1.77, "beaten": 1.93}, {"at most": 1}, {"at most": 0.9}),
         ),
         Agent("Q-learning", "dark-key-to-door", Q_KEY_TO_DOOR, plays="source"),
         Agent("posterior sampling", "dark-key-to-door", POSTERIOR, plays="source"),
@@ -82,7 +60,7 @@ FIGURE = Figure(
     ),
     levels=(1.0, 1.63, 1.8, 1.93),
     scales={
-        "tiny": Scale(seeds=1, episodes=2, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
+        "tiny": Scale(seeds=1, episodes=2, changes=FEW_TASKS),
         "cpu": Scale(seeds=3, episodes=100, changes=("family.num_test=128",)),
         "paper": Scale(seeds=5, episodes=1000),
     },

@@ -14,7 +14,6 @@ PAPER = {0.0: 0.25, 0.1: 0.36, 0.2: 0.68, 0.3: 0.59}
 FIGURE = Figure(
     name="label_smoothing",
     title="Label smoothing, Dark Room Hard",
-    measure="mean return over the last tenth of the episodes",
     points="label smoothing",
     protocol=(
         "Laskin et al. 2022, after 1000 episodes. There the source hardly explores, and smoothing makes the "

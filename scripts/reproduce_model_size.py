@@ -17,6 +17,8 @@ SIZES = {
     "heads": ("num_attention_heads", {1: 1.7, 2: 1.85, 4: 1.91, 8: 1.92}, (1, 2, 4)),
 }
 
+DEFAULT = {"width": 64, "layers": 4, "heads": 2}
+
 
 def of_all_sizes() -> tuple[Agent, ...]:
     """An agent for each value of each size, the others being the recipe's: width 64, 4 layers, 2 heads."""
@@ -43,11 +45,9 @@ def of_all_sizes() -> tuple[Agent, ...]:
     )
 
 
-DEFAULT = {"width": 64, "layers": 4, "heads": 2}
 FIGURE = Figure(
     name="model_size",
     title="Size of the model, Key-to-Door",
-    measure="mean return over the last tenth of the episodes",
     points="size",
     protocol="Laskin et al. 2022. The paper's model has width 64, 4 layers and 4 heads, ours 2 heads.",
     agents=of_all_sizes(),

@@ -13,7 +13,6 @@ from reproducing import Q_KEY_TO_DOOR, TINY, Agent, Figure, Scale, reproduce
 FILTERED = ("windows.improvement_weight=1", "windows.stability_weight=1")
 NOISE = ("collect.source=noise", "collect.num_episodes=200", "windows.episode_stride=20")
 SHORT = ("family.horizon=40", "family.terminate_at_door=true", "family.num_test=64")
-
 AT = {"tiny": ("family.num_train=20", "family.num_test=2"), "cpu": ("train.updates=1500",)}
 
 FIGURE = Figure(

@@ -27,7 +27,6 @@ HISTORIES = 2424  # of all tasks together, however many they are
 FIGURE = Figure(
     name="num_tasks",
     title="Number of training tasks, Key-to-Door",
-    measure="mean return over the last tenth of the episodes",
     points="tasks trained on",
     protocol="Laskin et al. 2022, after 300 episodes. All models see as many histories.",
     agents=tuple(

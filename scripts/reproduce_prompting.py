@@ -20,7 +20,6 @@ OPTIMUM = 16.5
 FIGURE = Figure(
     name="prompting",
     title="Prompts of some skill, Dark Room",
-    measure="mean return over the last tenth of the episodes",
     points="return of the policy in the prompt, as a share of the optimum",
     protocol=(
         "Laskin et al. 2022, after 25,000 steps. The prompt fills half of the context with a policy that "

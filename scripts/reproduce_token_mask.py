@@ -15,7 +15,6 @@ ON_CPU = (0.0, 0.3, 0.5, 0.7, 0.9)
 FIGURE = Figure(
     name="token_mask",
     title="Hidden transitions, Key-to-Door",
-    measure="mean return over the last tenth of the episodes",
     points="share of the transitions that are hidden in training",
     protocol="Laskin et al. 2022, after 300 episodes.",
     agents=tuple(

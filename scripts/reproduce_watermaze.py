@@ -7,15 +7,13 @@ Laskin et al. 2022: after 160 episodes 0.839, expert distillation 0.18, the sour
 
 from __future__ import annotations
 
-from reproducing import POSTERIOR, RANDOM, TINY, Agent, Figure, Scale, reproduce
+from reproducing import FEW_TASKS, POSTERIOR, RANDOM, SOURCE, Agent, Figure, Scale, reproduce
 
 ED = {"cpu": ("train.updates=500",)}  # its loss is as low as it gets
-SOURCE = "AD's source: posterior sampling until refuted"
 
 FIGURE = Figure(
     name="watermaze",
     title="Watermaze, from pixels",
-    measure="mean return over the last tenth of the episodes",
     protocol=(
         "Laskin et al. 2022, after 160 episodes. The geometry is DMLab's, its pictures and its physics are "
         "not, so numbers can be near the paper's at best; a step is 0.25 s. Every episode starts in the "
@@ -35,7 +33,7 @@ FIGURE = Figure(
         Agent("random", "watermaze", RANDOM, plays="source"),
     ),
     scales={
-        "tiny": Scale(seeds=1, episodes=2, changes=(*TINY, "family.num_train=20", "family.num_test=2")),
+        "tiny": Scale(seeds=1, episodes=2, changes=FEW_TASKS),
         "cpu": Scale(seeds=3, episodes=160),
         "paper": Scale(
             seeds=5,

@@ -5,10 +5,9 @@ S = seeds, G = tasks, E = episodes.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from benchmarking import machine, markdown, print_table, write_between
 
 from ad_hf.folders import write_whole
-from ad_hf.report import episodes_to
+from ad_hf.report import drawing, episodes_to
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 2000
@@ -36,7 +35,6 @@ class Outcome:
         returns: label -> (S, G, E), means over rollouts.
         changes: label -> what was changed in the agent's recipe.
         optimum: label -> mean return of optimal play on the tasks it was played on, if that is known.
-        num_tasks: label -> G.
         candidates: name -> what it earned on the validation split.
         core_minutes: what all of it took, also what was done before and kept.
     """
@@ -46,26 +44,31 @@ class Outcome:
     returns: Mapping[str, np.ndarray]
     changes: Mapping[str, tuple[str, ...]]
     optimum: Mapping[str, float | None]
-    num_tasks: Mapping[str, int]
     candidates: Mapping[str, float]
     core_minutes: float
 
 
-def interval(values: np.ndarray, samples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bootstrap interval of the mean of (S, G, ...) over seeds and tasks.
+def resamples(S: int, G: int, samples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pairs (S, G) of seeds and tasks in each resample of a bootstrap, as an index of arrays (S, G, ...).
 
-    Every seed was played on every task, so each resample draws S seeds and G tasks and takes all their pairs.
+    Every seed was played on every task, so each draws S seeds and G tasks and takes all their pairs.
     """
-    S, G = values.shape[:2]
     rng = np.random.default_rng(0)
-    means = np.stack(
-        [
-            values[rng.integers(S, size=S)][:, rng.integers(G, size=G)].mean(axis=(0, 1))
-            for _ in range(samples)
-        ]
-    )
+    for _ in range(samples):
+        yield rng.integers(S, size=(S, 1)), rng.integers(G, size=G)
+
+
+def interval(values: np.ndarray, samples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap interval of the mean of (S, G, ...) over seeds and tasks."""
+    S, G = values.shape[:2]
+    means = np.stack([values[drawn].mean(axis=(0, 1)) for drawn in resamples(S, G, samples)])
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return low, high
+
+
+def pace(returns: np.ndarray, level: float) -> int | None:
+    """The first episode in which the mean over (S, G, E) is at least `level`; None if there is none."""
+    return episodes_to(returns.mean(axis=(0, 1)).tolist(), level)
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -120,7 +123,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
             "series": agent.series,
             "x": agent.x,
             "paper": agent.paper,
-            "tasks": outcome.num_tasks[agent.label],
+            "tasks": values.shape[1],
             "optimum": _rounded(outcome.optimum[agent.label]),
             "mean": _rounded(values.mean()),
             "low": _rounded(low),
@@ -139,10 +142,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
                     "low": _rounded(lows),
                     "high": _rounded(highs),
                 },
-                "episodes_to": {
-                    f"{level:g}": episodes_to(returns.mean(axis=(0, 1)).tolist(), level)
-                    for level in figure.levels
-                },
+                "episodes_to": {f"{level:g}": pace(returns, level) for level in figure.levels},
             }
     return {
         "figure": figure.name,
@@ -186,6 +186,14 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def _by_series(agents: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Agents by the line they belong to."""
+    series: dict[str, list[dict[str, Any]]] = {}
+    for agent in agents:
+        series.setdefault(agent["series"], []).append(agent)
+    return series
+
+
 def overview(results: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Two tables of all results: agents that the paper has or that have goals, and figures of points."""
     curves: list[tuple[str, ...]] = [("figure", *HEAD, "scale, seeds")]
@@ -197,11 +205,8 @@ def overview(results: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, ...]
         for (label, *cells), agent in zip(table(result), result["agents"].values(), strict=True):
             if not result["points"] and (agent["paper"] is not None or agent["which_is"]):
                 curves.append((result["title"], label, *cells, scale))
-        series: dict[str, list[dict[str, Any]]] = {}
-        for agent in result["agents"].values():
-            if result["points"] and agent["paper"] is not None:
-                series.setdefault(agent["series"], []).append(agent)
-        for name, agents in series.items():
+        known = [agent for agent in result["agents"].values() if agent["paper"] is not None]
+        for name, agents in _by_series(known if result["points"] else []).items():
             columns = (
                 " / ".join(written.format(**agent) for agent in agents)
                 for written in ("{x}", "{paper:.2f}", "{mean:.2f}", "{low:.2f} to {high:.2f}")
@@ -213,24 +218,14 @@ def overview(results: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, ...]
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw learning curves, or points, with their intervals."""
-    from matplotlib.figure import Figure  # half a second, which only drawing should cost
-
-    picture = Figure(figsize=(9, 4.6), dpi=100, layout="constrained")
-    axes = picture.add_subplot()
-    if result["points"]:
-        _draw_points(axes, result)
-    else:
-        _draw_curves(axes, result)
-    axes.set_title(f"{result['title']} ({result['scale']})", loc="left", fontsize=12)
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    written = io.BytesIO()
-    picture.savefig(written, format="png")
-    write_whole(path, written.getvalue())
+    with drawing(path, height=4.6, dpi=100) as axes:
+        if result["points"]:
+            _draw_points(axes, result)
+        else:
+            _draw_curves(axes, result)
+        axes.set_title(f"{result['title']} ({result['scale']})", loc="left", fontsize=12)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def _draw_curves(axes: Any, result: Mapping[str, Any]) -> None:
@@ -250,10 +245,7 @@ def _draw_curves(axes: Any, result: Mapping[str, Any]) -> None:
 
 
 def _draw_points(axes: Any, result: Mapping[str, Any]) -> None:
-    series: dict[str, list[dict[str, Any]]] = {}
-    for agent in result["agents"].values():
-        series.setdefault(agent["series"], []).append(agent)
-    for (name, agents), colour in zip(series.items(), COLOURS, strict=False):
+    for (name, agents), colour in zip(_by_series(result["agents"].values()).items(), COLOURS, strict=False):
         x = [agent["x"] for agent in agents]
         mean, low, high = (np.array([agent[key] for agent in agents]) for key in ("mean", "low", "high"))
         axes.errorbar(x, mean, [mean - low, high - mean], fmt="o-", color=colour, capsize=3, label=name)

@@ -31,14 +31,21 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers.utils.logging import disable_progress_bar
 
-from ad_hf.evaluation import history_prompts, in_context_returns, source_histories, source_returns
-from ad_hf.evaluation import optimal_return as optimum_of
+from ad_hf.evaluation import (
+    history_prompts,
+    in_context_returns,
+    optimal_return,
+    source_histories,
+    source_returns,
+)
 from ad_hf.folders import claimed
 from ad_hf.loading import load_model
 from ad_hf.recipes import Recipe, load_recipe
 from ad_hf.runs import run_collect, run_train
-from ad_hf.tasks import Task
+from ad_hf.tasks import Task, load_task_family
 
+MEASURE = "mean return over the last tenth of the episodes"
+SOURCE = "AD's source: posterior sampling until refuted"
 TRIAL_TASKS = 64  # at most, of the validation split
 RANDOM = ("collect.source=noise", 'collect.settings={"epsilon_start": 1.0, "epsilon_end": 1.0}')
 REFUTED = ("collect.source=posterior-sampling", 'collect.settings={"resample": "refuted"}')
@@ -71,7 +78,6 @@ A2C = (
     '"entropy_coefficient": 0.01, "hidden_size": 128}',
     "collect.num_episodes=5000",
 )
-FEW = {"tiny": ("collect.num_episodes=10",)}
 ALL = ("tiny", "cpu", "paper")
 GPU = ("tiny", "paper")  # of what is too dear for CPUs
 REAL = ("cpu", "paper")  # of what would only make a test longer
@@ -129,6 +135,7 @@ class Scale:
 
 
 TINY = ("train.updates=2", "train.warmup=1", "train.batch_size=4", "collect.learners_per_task=1")
+FEW_TASKS = (*TINY, "family.num_train=20", "family.num_test=2")
 # Key-to-Door for sweeps: fewer updates and tasks than in the recipe.
 SWEEP = ("train.batch_size=16", "train.updates=1500", "family.num_train=2424", "family.num_test=64")
 SWEEP_SCALES = {
@@ -136,6 +143,40 @@ SWEEP_SCALES = {
     "cpu": Scale(seeds=3, episodes=40),
     "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000", "family.num_test=256")),
 }
+
+
+optimum_of = functools.cache(optimal_return)
+
+
+def faithful(
+    recipe: str,
+    changes: tuple[str, ...],
+    sizes: Mapping[str, tuple[str, ...]],
+    paper: tuple[float, float, float],
+    goals: tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]],
+) -> tuple[Agent, Agent, Agent]:
+    """The paper's model of A2C, the same model as expert distillation, and A2C itself.
+
+    Args:
+        recipe: of the environment.
+        changes: in it, for both models.
+        sizes: scale -> what else is changed in the models.
+        paper: what the paper has for the three.
+        goals: of the three.
+    """
+    experts = (*changes, "objective=ed")
+    few = {"tiny": ("collect.num_episodes=10",)}
+    ad, ed, source = zip(paper, goals, strict=True)
+    return (
+        Agent("AD, faithful", recipe, changes, sizes, scales=GPU, paper=ad[0], goals=ad[1]),
+        Agent("ED, faithful", recipe, experts, sizes, scales=GPU, paper=ed[0], goals=ed[1]),
+        Agent(
+            *("faithful AD's source: A2C", recipe, A2C, few, "source"),
+            scales=GPU,
+            paper=source[0],
+            goals=source[1],
+        ),
+    )
 
 
 def last_tenth(returns: np.ndarray) -> np.ndarray:
@@ -160,10 +201,10 @@ class Figure:
     Args:
         name: of the script and the results.
         title: in words.
-        measure: what the numbers of its table are.
         agents: all of them.
         scales: "tiny", "cpu" and "paper".
         protocol: what a reader has to know to compare: the paper's figure, and what is different here.
+        measure: what the numbers of its table are.
         candidates: name -> changes, of which those are chosen that earn most on the validation split.
         trial: what else is changed in trying them at a scale.
         levels: mean returns of which the episodes that they take are told.
@@ -176,10 +217,10 @@ class Figure:
 
     name: str
     title: str
-    measure: str
     agents: tuple[Agent, ...]
     scales: Mapping[str, Scale]
     protocol: str
+    measure: str = MEASURE
     candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     trial: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     levels: tuple[float, ...] = ()
@@ -233,7 +274,6 @@ def run(figure: Figure, scale: str, output: Path, num_proc: int) -> Outcome:
         returns=returns,
         changes={agent.label: _changes(figure, agent, scale, chosen) for agent in agents},
         optimum=optimum,
-        num_tasks={label: len(there) for label, there in tasks.items()},
         candidates=candidates,
         core_minutes=sum(seconds.values()) / 60,
     )
@@ -297,9 +337,15 @@ def _recipe(
     return load_recipe(agent.recipe, (*_changes(figure, agent, scale, chosen), *seeds, *trial))
 
 
+@functools.cache
+def _split(family: str, split: str) -> tuple[Task, ...]:
+    """A split of a family in JSON: the agents of a figure play the same, and some are slow to draw."""
+    return load_task_family(**json.loads(family))[split]
+
+
 def _tasks(recipe: Recipe) -> tuple[Task, ...]:
     """The tasks to play: all that are held out, or some of those that are for a choice."""
-    tasks = recipe.task_family()[recipe.evaluate.split]
+    tasks = _split(json.dumps(recipe.family), recipe.evaluate.split)
     return tasks[:: -(-len(tasks) // TRIAL_TASKS)] if "validation" in recipe.family else tasks
 
 

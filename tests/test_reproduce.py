@@ -75,7 +75,7 @@ def test_of_a_setting_the_last_change_counts() -> None:
     reproducing = module("reproducing")
     agent = reproducing.Agent("a", "dark-room", ("train.updates=5",), {"cpu": ("train.updates=7",)})
     size = reproducing.Scale(seeds=1, episodes=2, changes=("train.updates=6",))
-    asked = reproducing.Figure("f", "", "", (agent,), {"cpu": size}, "")
+    asked = reproducing.Figure("f", "", (agent,), {"cpu": size}, "")
     changes = reproducing._changes(asked, agent, "cpu", ())
     assert changes == ("train.updates=7", "evaluate.num_episodes=2", "evaluate.rollouts_per_task=1")
 
