@@ -23,7 +23,7 @@ FIGURE = Figure(
             f"AD, {length} transitions",
             "dark-key-to-door",
             (*SWEEP, f"model.context_length={length}", f"train.batch_size={TRANSITIONS // length}"),
-            scales=REAL if length in (30, 40, 50, 100) else ALL,
+            scales=("paper",) if length in (30, 40) else REAL if length in (50, 100) else ALL,
             series="AD",
             x=length,
             paper=paper,

@@ -16,12 +16,18 @@ from reproduced import pace, resamples
 from reproducing import Q_HARD, Q_KEY_TO_DOOR, TINY, Agent, Figure, Scale, reproduce
 
 SHARES = (0.5, 0.8, 0.9)
-FEWER = {"tiny": ("collect.num_episodes=20",), "cpu": ("train.updates=800",)}
-# name -> recipe, changes in it, histories of each task
-ROOMS = {
-    "Dark Room": ("dark-room", (), 6),
-    "Dark Room Hard": ("dark-room-hard", (*Q_HARD, "model.context_length=200", "train.batch_size=16"), 8),
-    "Key-to-Door": ("dark-key-to-door", (*Q_KEY_TO_DOOR, "family.num_test=48"), 1),
+FEWER = {"tiny": ("collect.num_episodes=20",)}
+HARD = (*Q_HARD, "model.context_length=200", "train.batch_size=16")
+# name -> recipe, changes in it, what else is changed at a scale, histories of each task
+ROOMS: dict[str, tuple[str, tuple[str, ...], dict[str, tuple[str, ...]], int]] = {
+    "Dark Room": ("dark-room", (), {}, 6),
+    "Dark Room Hard": ("dark-room-hard", HARD, FEWER | {"cpu": ("train.updates=800",)}, 8),
+    "Key-to-Door": (
+        "dark-key-to-door",
+        (*Q_KEY_TO_DOOR, "family.num_test=48"),
+        FEWER | {"cpu": ("train.updates=2500",)},
+        1,
+    ),
 }
 
 
@@ -30,7 +36,7 @@ def ratios(returns: Mapping[str, np.ndarray]) -> list[str]:
     rows = [
         ("environment", "share of the optimum", "AD", "source", "per stream", "95 % interval", "aggregate")
     ]
-    for name, (_, _, streams) in ROOMS.items():
+    for name, (*_, streams) in ROOMS.items():
         model, source = returns[f"AD, {name}"], returns[f"Q-learning, {name}"]
         for share in SHARES:
             counts = [pace(values, share) for values in (model, source)]
@@ -74,10 +80,10 @@ FIGURE = Figure(
     ),
     agents=tuple(
         agent
-        for name, (recipe, changes, _) in ROOMS.items()
+        for name, (recipe, changes, at, _) in ROOMS.items()
         for agent in (
-            Agent(f"AD, {name}", recipe, changes, {} if recipe == "dark-room" else FEWER),
-            Agent(f"Q-learning, {name}", recipe, changes, {"tiny": FEWER["tiny"]}, "source"),
+            Agent(f"AD, {name}", recipe, changes, at),
+            Agent(f"Q-learning, {name}", recipe, changes, FEWER, "source"),
         )
     ),
     relative=True,

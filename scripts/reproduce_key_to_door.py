@@ -75,7 +75,6 @@ FIGURE = Figure(
             "evaluate.temperature=0.7",
         ),
     },
-    trial={"cpu": ("train.updates=600", "evaluate.num_episodes=40")},
 )
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from reproducing import GPU, REAL, SWEEP, SWEEP_SCALES, Agent, Figure, reproduce
 
 # What is changed -> its values with the paper's return, and those that are tried on CPUs.
 SIZES = {
-    "width": ("hidden_size", {16: 1.0, 32: 1.82, 64: 1.91, 128: 1.89, 256: 1.93}, (16, 32, 64, 128)),
-    "layers": ("num_hidden_layers", {2: 1.61, 4: 1.89, 6: 1.93, 8: 1.92, 10: 1.91}, (2, 4, 6)),
-    "heads": ("num_attention_heads", {1: 1.7, 2: 1.85, 4: 1.91, 8: 1.92}, (1, 2, 4)),
+    "width": ("hidden_size", {16: 1.0, 32: 1.82, 64: 1.91, 128: 1.89, 256: 1.93}, (16, 64, 128)),
+    "layers": ("num_hidden_layers", {2: 1.61, 4: 1.89, 6: 1.93, 8: 1.92, 10: 1.91}, (2, 4)),
+    "heads": ("num_attention_heads", {1: 1.7, 2: 1.85, 4: 1.91, 8: 1.92}, (1, 2)),
 }
 
 DEFAULT = {"width": 64, "layers": 4, "heads": 2}

@@ -7,9 +7,7 @@ Laskin et al. 2022: after 1000 episodes AD 1.82, its source 1.35.
 
 from __future__ import annotations
 
-from reproducing import FEW_TASKS, Q_KEY_TO_DOOR, RANDOM, Agent, Figure, Scale, reproduce
-
-STREAM = (*Q_KEY_TO_DOOR, "collect.learners_per_task=1")
+from reproducing import FEW_TASKS, RANDOM, STREAM, SWEEP, Agent, Figure, Scale, reproduce
 
 FIGURE = Figure(
     name="single_stream",
@@ -20,7 +18,7 @@ FIGURE = Figure(
         "two episodes of a window is 10 on average."
     ),
     agents=(
-        Agent("AD", "dark-key-to-door", (*STREAM, "windows.episode_stride=10"), paper=1.82),
+        Agent("AD", "dark-key-to-door", SWEEP, paper=1.82),
         Agent("AD, no episode left out", "dark-key-to-door", (*STREAM, "windows.episode_stride=1")),
         Agent("source: Q-learning", "dark-key-to-door", STREAM, plays="source", paper=1.35),
         Agent("random", "dark-key-to-door", RANDOM, plays="source"),

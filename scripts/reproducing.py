@@ -136,12 +136,15 @@ class Scale:
 
 TINY = ("train.updates=2", "train.warmup=1", "train.batch_size=4", "collect.learners_per_task=1")
 FEW_TASKS = (*TINY, "family.num_train=20", "family.num_test=2")
-# Key-to-Door for sweeps: fewer updates and tasks than in the recipe.
-SWEEP = ("train.batch_size=16", "train.updates=1500", "family.num_train=2424", "family.num_test=64")
+# Key-to-Door for sweeps: a single stream, of which every tenth episode is kept, as its figure has it.
+STREAM = (*Q_KEY_TO_DOOR, "collect.learners_per_task=1")
+SWEEP = (*STREAM, "windows.episode_stride=10")
 SWEEP_SCALES = {
-    "tiny": Scale(seeds=1, episodes=2, changes=(*TINY, "family.num_train=40", "family.num_test=2")),
-    "cpu": Scale(seeds=3, episodes=40),
-    "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000", "family.num_test=256")),
+    "tiny": Scale(
+        seeds=1, episodes=2, changes=(*FEW_TASKS, "family.num_train=40", "collect.num_episodes=20")
+    ),
+    "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=1000")),
+    "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000",)),
 }
 
 
