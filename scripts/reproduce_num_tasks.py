@@ -22,18 +22,26 @@ PAPER = {
     2424: 1.89,
 }
 ON_CPU = (1, 37, 303, 2424)
-HISTORIES = 2424  # of all tasks together, however many they are
+
+
+def learners(tasks: int) -> int:
+    """How many on each task: the fewer tasks, the more, up to 32."""
+    return min(2424 // tasks, 32)
+
 
 FIGURE = Figure(
     name="num_tasks",
     title="Number of training tasks, Key-to-Door",
     points="tasks trained on",
-    protocol="Laskin et al. 2022, after 300 episodes. All models see as many histories.",
+    protocol=(
+        "Laskin et al. 2022, after 300 episodes. Of 2424 tasks there is one learner each, of fewer as "
+        "many as make 2424, but at most 32 of each task."
+    ),
     agents=tuple(
         Agent(
             f"AD, {tasks} tasks",
             "dark-key-to-door",
-            (*SWEEP, f"family.num_train={tasks}", f"collect.learners_per_task={HISTORIES // tasks}"),
+            (*SWEEP, f"family.num_train={tasks}", f"collect.learners_per_task={learners(tasks)}"),
             {"tiny": (f"family.num_train={min(tasks, 40)}",)},
             scales=REAL if tasks in ON_CPU else GPU if tasks == 18 else ("paper",),
             series="AD",
