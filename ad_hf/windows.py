@@ -29,6 +29,9 @@ class WindowSettings:
             that needs 100 episodes to learn teaches a model with a stride of 40 to learn in a handful.
         token_mask: probability that a transition is hidden from the decoder, which has to predict its action
             all the same (Laskin et al. 2022 use 0.3).
+        rename_actions: whether each window gives the actions names of its own, by a permutation drawn for it.
+            For tasks whose actions differ in nothing but what they earn, as arms do: a model of bandits whose
+            odd arms pay then learns nothing about odd arms.
         expert_share: the last share of each history that ED, expert distillation, is trained on.
         improvement_weight: how much more often the history is drawn that improves most, of those on the same
             task: (1 + weight) times as often as the one that improves least. 0 draws all alike.
@@ -40,6 +43,7 @@ class WindowSettings:
 
     episode_stride: int = 1
     token_mask: float = 0.0
+    rename_actions: bool = False
     expert_share: float = 0.1
     improvement_weight: float = 0.0
     stability_weight: float = 0.0
@@ -455,12 +459,25 @@ def _draw_batch(
         batch = decision_batch(histories, steps[mine], begins[mine], num_actions, order[mine], query[mine])
     else:
         batch = window_batch(histories, steps[mine], begins[mine], num_actions)
+    if settings.rename_actions:
+        names = rng.permuted(np.tile(np.arange(num_actions), (batch_size, 1)), axis=1)
+        _rename_actions(batch, torch.from_numpy(names[mine]))
     if settings.token_mask:
         masked = rng.random(steps.shape) < settings.token_mask
         if unordered:
             masked[:, 0] = False  # the query
         batch["token_mask"] = torch.from_numpy(masked[mine])
     return batch
+
+
+def _rename_actions(batch: dict[str, torch.Tensor], names: torch.Tensor) -> None:
+    """Give the actions of each window other names (B, A); what stands for none keeps its own."""
+    rows = torch.arange(len(names))[:, None]
+    for name in ("previous_action", "labels"):
+        actions = batch[name]
+        is_action = (actions >= 0) & (actions < names.shape[1])
+        renamed = names[rows, torch.where(is_action, actions, 0).long()]
+        batch[name] = torch.where(is_action, renamed.to(actions.dtype), actions)
 
 
 def expert_part(histories: Histories, share: float) -> Histories:

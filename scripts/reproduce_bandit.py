@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from reproducing import FEW_TASKS, GPU, PAPER, RANDOM, TINY, Agent, Figure, Scale, reproduce
+from reproducing import FEW_TASKS, GPU, PAPER, RANDOM, REAL, Agent, Figure, Scale, reproduce
 
 SPLITS = {"odd": "test", "even": "even", "uniform": "uniform"}
 AD = {  # split -> the paper's, reproduced, beaten
@@ -23,12 +23,13 @@ AD = {  # split -> the paper's, reproduced, beaten
 ED = {"odd": 0.48, "even": -0.47, "uniform": 0.01}
 FAITHFUL = (*PAPER, "model.context_length=100")
 SIZES = {
-    "tiny": TINY,
     "cpu": ("train.updates=600", "train.batch_size=32", "train.learning_rate=1e-3"),
     "paper": ("train.updates=50000",),
 }
+LONGER = dict.fromkeys(REAL, ("train.updates=4000",))
 ED_SIZES = {"cpu": ("train.updates=300",)}  # its loss is as low as it gets
 GREEDY = ("collect.source=epsilon-greedy", 'collect.settings={"epsilon_start": 0.0}')
+RENAMED = ("windows.rename_actions=true",)
 OPTIMAL = ("collect.source=noise", 'collect.settings={"epsilon_start": 0.0}')
 THOMPSON = ("collect.source=thompson",)
 
@@ -57,7 +58,8 @@ def on(split: str) -> tuple[Agent, ...]:
 
     paper, goals = AD[split]
     return (
-        agent("AD", paper=paper, goals=goals),
+        agent("AD", (), LONGER, chosen=True, paper=paper, goals=goals),
+        agent("AD, arms renamed", RENAMED, LONGER, chosen=True, paper=paper, goals=goals),
         agent("ED", ("objective=ed",), ED_SIZES, paper=ED[split]),
         agent("AD, faithful", FAITHFUL, SIZES, paper=paper, goals=goals),
         agent("ED, faithful", (*FAITHFUL, "objective=ed"), SIZES, scales=GPU, paper=ED[split]),
@@ -82,10 +84,16 @@ FIGURE = Figure(
     summarise=summarise,
     has_optimum=False,
     scales={
-        "tiny": Scale(seeds=1, episodes=100, changes=FEW_TASKS),
+        "tiny": Scale(seeds=1, episodes=100, changes=(*FEW_TASKS, "collect.num_episodes=100")),
         "cpu": Scale(seeds=3, episodes=100, rollouts=4),
         "paper": Scale(seeds=5, episodes=100, rollouts=32),
     },
+    candidates={
+        "temperature 1": (),
+        "temperature 0.7": ("evaluate.temperature=0.7",),
+        "temperature 0.4": ("evaluate.temperature=0.4",),
+    },
+    trial={"cpu": ("train.updates=1000",)},
 )
 
 if __name__ == "__main__":

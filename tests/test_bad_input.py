@@ -56,7 +56,7 @@ refuse("train.beta2", (1.0, -0.5), "{last} is {value}", "must be from 0 up to, n
 refuse("train.max_grad_norm", (0.0, -1.0), "{last} is {value}", "must be above 0 and at most 1e9")
 refuse("train.mixed_precision", ('"fp16"', '"é"'), "{last} is", "must be 'no' or 'bf16'")
 refuse("train.trackers", ("[7]", "[[]]"), "{name} is", "must be of type str")
-refuse("train.compile", (1, '"yes"'), "{name} is", "must be of type bool")
+refuse("train.compile windows.rename_actions", (1, '"yes"'), "{name} is", "must be of type bool")
 refuse("windows.episode_stride", (0, -1, HUGE), "{last} is {value}", "at least 1 and at most 1000000")
 refuse("windows.token_mask", (1.0, -0.1), "{last} is {value}", "from 0 up to, not including, 1")
 refuse("windows.expert_share", (0.0, 1.5), "{last} is {value}", "must be above 0 and at most 1")

@@ -407,6 +407,50 @@ def test_hiding_transitions_does_not_change_which_windows_are_drawn() -> None:
     assert_same(masked, plain)
 
 
+# Names of actions
+
+
+def renaming() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Windows with the names that actions have, and with others; some are partly empty."""
+    histories, kinds = counting_histories([*EVEN, [3, 4]]), [{}, {"rename_actions": True}]
+    settings = [WindowSettings(**kind) for kind in kinds]
+    plain, renamed = (batches(histories, 1, settings=s, batch_size=600, length=14)[0] for s in settings)
+    return plain, renamed
+
+
+def test_a_window_renames_every_action_one_to_one() -> None:
+    plain, renamed = renaming()
+    assert (plain["labels"] != renamed["labels"]).any()
+    for before, after in zip(plain["labels"], renamed["labels"], strict=True):
+        pairs = set(zip(before.tolist(), after.tolist(), strict=True))
+        assert len(pairs) == len(before.unique()) == len(after.unique())
+
+
+def test_an_action_has_one_name_as_a_label_and_afterwards() -> None:
+    _, renamed = renaming()
+    taken, seen = renamed["labels"][:, :-1], renamed["previous_action"][:, 1:]
+    torch.testing.assert_close(seen[taken >= 0], taken[taken >= 0], rtol=0, atol=0)
+
+
+def test_what_is_no_action_keeps_its_name() -> None:
+    plain, renamed = renaming()
+    assert (renamed["previous_action"][:, 0] == NUM_ACTIONS).all()
+    torch.testing.assert_close(renamed["labels"] < 0, plain["labels"] < 0)
+    assert renamed["labels"].min() == -100
+
+
+def test_renaming_changes_actions_alone() -> None:
+    plain, renamed = renaming()
+    assert_same(renamed | {name: plain[name] for name in ("labels", "previous_action")}, plain)
+
+
+def test_all_names_are_alike() -> None:
+    plain, renamed = renaming()
+    first = renamed["labels"][:, 0][plain["labels"][:, 0] == 1]
+    shares = torch.bincount(first.long(), minlength=NUM_ACTIONS) / len(first)
+    np.testing.assert_allclose(shares, 1 / NUM_ACTIONS, atol=0.1)
+
+
 # Batches from a stream
 
 
