@@ -31,7 +31,6 @@ BEST = (
 )
 FAITHFUL = (*A2C, *PAPER, "model.context_length=80")
 SIZES = {
-    "tiny": (*TINY, "collect.num_episodes=10"),
     "paper": ("train.updates=50000", "collect.learners_per_task=31"),
 }
 

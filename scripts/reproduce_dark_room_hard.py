@@ -27,7 +27,6 @@ FAITHFUL = (
     *("windows.token_mask=0.5", "model.label_smoothing=0.2", "model.decoder.attention_dropout=0"),
 )
 SIZES = {
-    "tiny": (*TINY, "collect.num_episodes=10"),
     "paper": ("train.updates=50000", "collect.learners_per_task=9"),
 }
 # In the last tenth of AD's histories one learner in twenty still searches, and ED would learn that from it.

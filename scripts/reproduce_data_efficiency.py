@@ -16,16 +16,15 @@ from reproduced import pace, resamples
 from reproducing import Q_HARD, Q_KEY_TO_DOOR, TINY, Agent, Figure, Scale, reproduce
 
 SHARES = (0.5, 0.8, 0.9)
-FEWER = {"tiny": ("collect.num_episodes=20",)}
 HARD = (*Q_HARD, "model.context_length=200", "train.batch_size=16")
 # name -> recipe, changes in it, what else is changed at a scale, histories of each task
 ROOMS: dict[str, tuple[str, tuple[str, ...], dict[str, tuple[str, ...]], int]] = {
     "Dark Room": ("dark-room", (), {}, 6),
-    "Dark Room Hard": ("dark-room-hard", HARD, FEWER | {"cpu": ("train.updates=800",)}, 8),
+    "Dark Room Hard": ("dark-room-hard", HARD, {"cpu": ("train.updates=800",)}, 8),
     "Key-to-Door": (
         "dark-key-to-door",
         (*Q_KEY_TO_DOOR, "family.num_test=48"),
-        FEWER | {"cpu": ("train.updates=2500",)},
+        {"cpu": ("train.updates=3000",)},
         1,
     ),
 }
@@ -83,7 +82,7 @@ FIGURE = Figure(
         for name, (recipe, changes, at, _) in ROOMS.items()
         for agent in (
             Agent(f"AD, {name}", recipe, changes, at),
-            Agent(f"Q-learning, {name}", recipe, changes, FEWER, "source"),
+            Agent(f"Q-learning, {name}", recipe, changes, plays="source"),
         )
     ),
     relative=True,

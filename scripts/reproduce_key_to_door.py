@@ -15,7 +15,6 @@ from reproducing import (
     Q_KEY_TO_DOOR,
     RANDOM,
     SOURCE,
-    TINY,
     Agent,
     Figure,
     Scale,
@@ -25,7 +24,6 @@ from reproducing import (
 
 FAITHFUL = (*A2C, *PAPER, "collect.learners_per_task=1", "family.num_train=2000", "model.context_length=200")
 SIZES = {
-    "tiny": (*TINY, "collect.num_episodes=5", "family.num_train=20"),
     "paper": ("train.updates=50000",),
 }
 ED = {"cpu": ("train.updates=1000",)}  # its loss is as low as it gets

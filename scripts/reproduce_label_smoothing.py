@@ -7,11 +7,11 @@ Laskin et al. 2022: .25 without, .36 with .1, .68 with .2, .59 with .3.
 
 from __future__ import annotations
 
-from reproducing import ALL, GPU, Q_HARD, REAL, TINY, Agent, Figure, Scale, reproduce
+from reproducing import ALL, Q_HARD, REAL, TINY, Agent, Figure, Scale, reproduce
 
 PAPER = {0.0: 0.25, 0.1: 0.36, 0.2: 0.68, 0.3: 0.59}
-PROTOTYPE = ("model.context_length=200", "train.batch_size=16", "evaluate.temperature=null")
-Q_LEARNING = {"tiny": ("collect.num_episodes=20",), "cpu": ("train.updates=800",)}
+SHORT = ("model.context_length=200", "train.batch_size=16", "evaluate.temperature=null")
+FEWER = {"cpu": ("train.updates=800",)}
 
 
 def smoothed(share: float) -> tuple[Agent, Agent]:
@@ -21,18 +21,17 @@ def smoothed(share: float) -> tuple[Agent, Agent]:
         Agent(
             f"AD from posterior sampling, smoothing {share:g}",
             "dark-room-hard",
-            (*PROTOTYPE, label),
+            (*SHORT, label),
             scales=ALL if share == 0.2 else REAL,
             series="from posterior sampling",
             x=share,
-            paper=PAPER[share],
         ),
         Agent(
             f"AD from Q-learning, smoothing {share:g}",
             "dark-room-hard",
-            (*PROTOTYPE, *Q_HARD, label),
-            Q_LEARNING,
-            scales=GPU if share == 0.1 else REAL,
+            (*SHORT, *Q_HARD, label),
+            FEWER,
+            scales=REAL,
             series="from Q-learning",
             x=share,
             paper=PAPER[share],
@@ -46,7 +45,7 @@ FIGURE = Figure(
     points="label smoothing",
     protocol=(
         "Laskin et al. 2022, after 1000 episodes. There A3C is distilled, which hardly explores, and "
-        "smoothing makes the model explore for it."
+        "smoothing makes the model explore for it. Q-learning, too, learns from rewards alone."
     ),
     agents=tuple(agent for share in PAPER for agent in smoothed(share)),
     scales={

@@ -245,13 +245,15 @@ def _draw_curves(axes: Any, result: Mapping[str, Any]) -> None:
 
 
 def _draw_points(axes: Any, result: Mapping[str, Any]) -> None:
-    for (name, agents), colour in zip(_by_series(result["agents"].values()).items(), COLOURS, strict=False):
+    series = _by_series(result["agents"].values())
+    in_paper = {agent["series"] for agent in result["agents"].values() if agent["paper"] is not None}
+    for (name, agents), colour in zip(series.items(), COLOURS, strict=False):
         x = [agent["x"] for agent in agents]
         mean, low, high = (np.array([agent[key] for agent in agents]) for key in ("mean", "low", "high"))
         axes.errorbar(x, mean, [mean - low, high - mean], fmt="o-", color=colour, capsize=3, label=name)
         known = [(agent["x"], agent["paper"]) for agent in agents if agent["paper"] is not None]
         if known:
-            label = f"paper: {name}"
+            label = f"paper: {name}" if len(in_paper) > 1 else "paper"
             axes.plot(*zip(*known, strict=True), "s--", color=colour, alpha=0.5, mfc="white", label=label)
         if all(isinstance(value, int | float) for value in x) and min(x) > 0 and max(x) / min(x) > 20:
             axes.set_xscale("log")

@@ -134,15 +134,16 @@ class Scale:
     changes: tuple[str, ...] = ()
 
 
-TINY = ("train.updates=2", "train.warmup=1", "train.batch_size=4", "collect.learners_per_task=1")
+TINY = (
+    *("train.updates=2", "train.warmup=1", "train.batch_size=4"),
+    *("collect.learners_per_task=1", "collect.num_episodes=20"),
+)
 FEW_TASKS = (*TINY, "family.num_train=20", "family.num_test=2")
 # Key-to-Door for sweeps: a single stream, of which every tenth episode is kept, as its figure has it.
 STREAM = (*Q_KEY_TO_DOOR, "collect.learners_per_task=1")
 SWEEP = (*STREAM, "windows.episode_stride=10")
 SWEEP_SCALES = {
-    "tiny": Scale(
-        seeds=1, episodes=2, changes=(*FEW_TASKS, "family.num_train=40", "collect.num_episodes=20")
-    ),
+    "tiny": Scale(seeds=1, episodes=2, changes=(*FEW_TASKS, "family.num_train=40")),
     "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=1000")),
     "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000",)),
 }
@@ -168,13 +169,13 @@ def faithful(
         goals: of the three.
     """
     experts = (*changes, "objective=ed")
-    few = {"tiny": ("collect.num_episodes=10",)}
     ad, ed, source = zip(paper, goals, strict=True)
     return (
         Agent("AD, faithful", recipe, changes, sizes, scales=GPU, paper=ad[0], goals=ad[1]),
         Agent("ED, faithful", recipe, experts, sizes, scales=GPU, paper=ed[0], goals=ed[1]),
         Agent(
-            *("faithful AD's source: A2C", recipe, A2C, few, "source"),
+            *("faithful AD's source: A2C", recipe, A2C),
+            plays="source",
             scales=GPU,
             paper=source[0],
             goals=source[1],
