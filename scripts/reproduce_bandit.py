@@ -84,7 +84,7 @@ FIGURE = Figure(
     summarise=summarise,
     has_optimum=False,
     scales={
-        "tiny": Scale(seeds=1, episodes=100, changes=(*FEW_TASKS, "collect.num_episodes=100")),
+        "tiny": Scale(seeds=1, episodes=40, changes=(*FEW_TASKS, "collect.num_episodes=100")),
         "cpu": Scale(seeds=3, episodes=100, rollouts=4),
         "paper": Scale(seeds=5, episodes=100, rollouts=32),
     },
