@@ -30,9 +30,7 @@ BEST = (
     *("train.updates=800", "train.batch_size=16", "train.learning_rate=3e-3"),
 )
 FAITHFUL = (*A2C, *PAPER, "model.context_length=80")
-SIZES = {
-    "paper": ("train.updates=50000", "collect.learners_per_task=31"),
-}
+SIZES = {"paper": ("train.updates=50000", "collect.learners_per_task=31")}
 
 FIGURE = Figure(
     name="dark_room",

@@ -26,9 +26,7 @@ FAITHFUL = (
     *(*A2C, *PAPER, "model.context_length=80"),
     *("windows.token_mask=0.5", "model.label_smoothing=0.2", "model.decoder.attention_dropout=0"),
 )
-SIZES = {
-    "paper": ("train.updates=50000", "collect.learners_per_task=9"),
-}
+SIZES = {"paper": ("train.updates=50000", "collect.learners_per_task=9")}
 # In the last tenth of AD's histories one learner in twenty still searches, and ED would learn that from it.
 EXPERTS = ("objective=ed", "collect.num_episodes=200")
 ED = {"cpu": ("train.updates=1000",)}  # its loss is as low as it gets

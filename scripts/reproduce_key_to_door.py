@@ -23,9 +23,7 @@ from reproducing import (
 )
 
 FAITHFUL = (*A2C, *PAPER, "collect.learners_per_task=1", "family.num_train=2000", "model.context_length=200")
-SIZES = {
-    "paper": ("train.updates=50000",),
-}
+SIZES = {"paper": ("train.updates=50000",)}
 ED = {"cpu": ("train.updates=1000",)}  # its loss is as low as it gets
 
 FIGURE = Figure(

@@ -17,8 +17,6 @@ SIZES = {
     "heads": ("num_attention_heads", {1: 1.7, 2: 1.85, 4: 1.91, 8: 1.92}, (1, 2)),
 }
 
-DEFAULT = {"width": 64, "layers": 4, "heads": 2}
-
 
 def of_all_sizes() -> tuple[Agent, ...]:
     """An agent for each value of each size, the others being the recipe's: width 64, 4 layers, 2 heads."""
@@ -28,12 +26,8 @@ def of_all_sizes() -> tuple[Agent, ...]:
             "dark-key-to-door",
             (
                 *SWEEP,
-                *((f"model.decoder.{setting}={value}",) if value != DEFAULT[name] else ()),
-                *(
-                    (f"model.decoder.intermediate_size={2 * value}",)
-                    if name == "width" and value != 64
-                    else ()
-                ),
+                f"model.decoder.{setting}={value}",
+                *((f"model.decoder.intermediate_size={2 * value}",) if name == "width" else ()),
             ),
             scales=REAL if value in on_cpu else GPU if value in (8, 10) else ("paper",),
             series=name,

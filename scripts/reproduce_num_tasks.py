@@ -42,7 +42,7 @@ FIGURE = Figure(
             f"AD, {tasks} tasks",
             "dark-key-to-door",
             (*SWEEP, f"family.num_train={tasks}", f"collect.learners_per_task={learners(tasks)}"),
-            {"tiny": (f"family.num_train={min(tasks, 40)}",)},
+            {"tiny": (f"family.num_train={tasks}",)},
             scales=REAL if tasks in ON_CPU else GPU if tasks == 18 else ("paper",),
             series="AD",
             x=tasks,
