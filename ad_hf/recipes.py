@@ -136,7 +136,9 @@ def dark_key_to_door() -> Recipe:
 
     Posterior sampling finds key and door within five episodes. Histories end soon after, because what is to
     be learnt lies before: with 20 episodes of 2000 tasks the model ends at 1.6, with 10 of 4000 at 1.8, both
-    after a quarter of the training.
+    after a quarter of the training. Once the door is open the source wanders. Did it stay there, the model
+    would take the place where it has stood still for the door, and stand at the key for good: it ended at
+    1.92.
     """
     return Recipe(
         name="dark-key-to-door",
@@ -145,7 +147,7 @@ def dark_key_to_door() -> Recipe:
             source="posterior-sampling",
             num_episodes=10,
             learners_per_task=1,
-            settings={"resample": "refuted"},
+            settings={"resample": "refuted", "afterwards": "wander"},
         ),
         model=ModelSettings(context_length=200, decoder=LLAMA),
         train=TrainSettings(

@@ -61,15 +61,8 @@ FIGURE = Figure(
         "paper": Scale(seeds=5, episodes=1000),
     },
     candidates={
-        "context of 200": ("model.context_length=200", "train.batch_size=32", "evaluate.temperature=null"),
-        "context of 200, temperature 0.7": (
-            *("model.context_length=200", "train.batch_size=32"),
-            "evaluate.temperature=0.7",
-        ),
-        "context of 400, temperature 0.7": (
-            *("model.context_length=400", "train.batch_size=16", "collect.num_episodes=14"),
-            "evaluate.temperature=0.7",
-        ),
+        f"temperature {temperature:g}": (f"evaluate.temperature={temperature:g}",)
+        for temperature in (1, 0.7, 0.5)
     },
 )
 

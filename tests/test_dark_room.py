@@ -335,6 +335,21 @@ def test_a_goal_is_refuted_exactly_when_it_would_have_paid_otherwise(
     assert len(set(num_possible)) > 3, "the goal was found at once: the test has lost its point"
 
 
+@pytest.mark.parametrize("reward_once", [False, True])
+def test_nothing_is_left_of_an_episode_whose_one_reward_is_paid(reward_once: bool) -> None:
+    envs = rooms(81, goal=all_goals(9), reward_once=reward_once)
+    envs.reset()
+    paid = np.zeros(81, dtype=bool)
+    for _ in range(2):
+        for step in range(HORIZON):
+            nothing_left = envs.nothing_left
+            np.testing.assert_array_equal(nothing_left, paid & reward_once)
+            paid |= envs.step(np.where(nothing_left, step % 5, envs.optimal_actions()))[1] > 0
+        assert paid.all()
+        envs.reset()
+        paid[:] = False
+
+
 # Pictures
 
 

@@ -296,6 +296,21 @@ def test_the_truth_is_never_refuted(kwargs: dict[str, bool]) -> None:
         envs.reset(options={"reset_mask": terminated | truncated})
 
 
+@pytest.mark.parametrize("door_pays_every_step", [False, True])
+def test_nothing_is_left_of_an_episode_that_has_paid_twice(door_pays_every_step: bool) -> None:
+    envs = rooms(200, door_pays_every_step=door_pays_every_step)
+    envs.reset(seed=0)
+    earned = np.zeros(200)
+    for _ in range(3):
+        for step in range(50):
+            nothing_left = envs.nothing_left
+            np.testing.assert_array_equal(nothing_left, (earned == 2) & (not door_pays_every_step))
+            earned += envs.step(np.where(nothing_left, step % 5, envs.optimal_actions()))[1]
+        assert (earned >= 2).all()
+        envs.reset()
+        earned[:] = 0
+
+
 # Pictures
 
 

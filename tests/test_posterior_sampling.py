@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 import ad_hf.envs  # noqa: F401 (registers the environments)
 from ad_hf.histories import collect
-from ad_hf.sources.posterior_sampling import _pick
+from ad_hf.sources.posterior_sampling import _pick, posterior_sampling
 from ad_hf.tasks import Task
 
 Cell = tuple[int, int]
@@ -151,6 +152,50 @@ def test_every_possible_hypothesis_is_picked_alike_and_no_other() -> None:
     assert picked.tolist() == [int(np.flatnonzero(row)[-1]) for row in possible]
 
 
-def test_another_time_to_draw_is_refused() -> None:
-    with pytest.raises(ValueError, match="resample is 'step', but must be 'episode' or 'refuted'"):
-        returns_of(every_goal(), 1, "step")
+@pytest.mark.parametrize("resample", MODES)
+@pytest.mark.parametrize(
+    ("tasks", "most"), [(keys_and_doors(90), 2), (every_goal(17), 1)], ids=["key and door", "hard room"]
+)
+def test_an_explorer_wanders_when_nothing_is_left_and_learns_nothing_from_it(
+    tasks: Sequence[Task], most: int, resample: str
+) -> None:
+    stays, wanders = (
+        collect(tasks, "posterior-sampling", 30, settings={"resample": resample, "afterwards": afterwards})
+        for afterwards in ("stay", "wander")
+    )
+    np.testing.assert_array_equal(stays.reward, wanders.reward)
+    rewards = stays.reward.reshape(len(tasks) * 30, -1)
+    earned_all = (rewards.cumsum(axis=1) - rewards == most).ravel()
+    np.testing.assert_array_equal(stays.action[~earned_all], wanders.action[~earned_all])
+    shares = np.bincount(wanders.action[earned_all], minlength=5) / earned_all.sum()
+    np.testing.assert_allclose(shares, 0.2, atol=4 * (0.16 / earned_all.sum()) ** 0.5)
+    assert earned_all.sum() > 5000
+
+
+@pytest.mark.parametrize(
+    "task", [goal_task(6, 6), Task("ad_hf/Watermaze-v0", {"platform": [300.0, 300.0]})], ids=["room", "pool"]
+)
+def test_an_explorer_that_can_always_be_paid_never_wanders(task: Task) -> None:
+    stays, wanders = (
+        collect([task] * 4, "posterior-sampling", 20, settings={"afterwards": afterwards}).action
+        for afterwards in ("stay", "wander")
+    )
+    np.testing.assert_array_equal(stays, wanders)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resample": "step"}, "resample is 'step', but must be 'episode' or 'refuted'"),
+        ({"afterwards": True}, "afterwards is True, but must be 'stay' or 'wander'"),
+    ],
+)
+def test_other_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        collect(every_goal(), "posterior-sampling", 1, settings=settings)
+
+
+def test_wandering_needs_an_environment_that_says_when_nothing_is_left() -> None:
+    envs: Any = SimpleNamespace(unwrapped=SimpleNamespace(consistent_hypotheses=None))
+    with pytest.raises(ValueError, match="needs an environment with nothing_left, and "):
+        posterior_sampling(envs, 1, 0, afterwards="wander")

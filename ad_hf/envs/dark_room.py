@@ -127,6 +127,11 @@ class DarkRoomVectorEnv(LockstepVectorEnv):
         silent = (self._paid if self.reward_once else np.zeros_like(self._paid)) & (rewards == 0)
         return np.where(rewards[:, None] > 0, here, ~here | silent[:, None])
 
+    @property
+    def nothing_left(self) -> np.ndarray:
+        """Which rooms have paid and will not again, (K,) bool."""
+        return self._paid & self.reward_once
+
     def picture(self, row: int) -> np.ndarray:
         """The room from above, (size * CELL, size * CELL, 3) uint8; the goal is lit for the viewer only."""
         return draw_room(self.size, [(self.goals[row], 2, GOAL), (self._positions[row], 8, AGENT)])

@@ -127,6 +127,11 @@ class DarkKeyToDoorVectorEnv(LockstepVectorEnv):
             )
         return walk_towards(self._positions, np.where(self._has_key[:, None], doors, keys))
 
+    @property
+    def nothing_left(self) -> np.ndarray:
+        """In which rooms the door is open and pays no more, (K,) bool."""
+        return self._opened & (not self.door_pays_every_step)
+
     def consistent_hypotheses(self, rewards: np.ndarray) -> np.ndarray:
         """Which tasks agree with the `rewards` (K,) of the step just taken: (K, H) bool.
 

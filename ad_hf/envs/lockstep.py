@@ -85,6 +85,11 @@ class LockstepVectorEnv(VectorEnv):
         """What all rows see now, (K, ...), as an array of its own."""
         raise NotImplementedError
 
+    @property
+    def nothing_left(self) -> np.ndarray:
+        """In which worlds no action can earn anything any more in this episode, (K,) bool."""
+        return np.zeros(self.num_envs, dtype=bool)
+
     def picture(self, row: int) -> np.ndarray:
         """A world for the eye, (H, W, 3) uint8."""
         raise NotImplementedError

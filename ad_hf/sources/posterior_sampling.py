@@ -14,7 +14,9 @@ from gymnasium.vector import VectorEnv
 from ad_hf.sources import restart
 
 
-def posterior_sampling(envs: VectorEnv, num_episodes: int, seed: int, resample: str = "episode") -> None:
+def posterior_sampling(
+    envs: VectorEnv, num_episodes: int, seed: int, resample: str = "episode", afterwards: str = "stay"
+) -> None:
     """Believe one hypothesis at a time, drawn from those not yet refuted, and act optimally for it.
 
     A reward where the hypothesis expected none ends the search at once: it refutes all that expected none.
@@ -26,17 +28,24 @@ def posterior_sampling(envs: VectorEnv, num_episodes: int, seed: int, resample: 
         seed: of the environments and the draws.
         resample: when a belief is drawn anew: "episode", as PSRL does, in every episode, and when rewarded;
             "refuted" as soon as it is refuted, so that no step is spent on what is known to be wrong.
+        afterwards: what to do in an episode that can pay no more, in environments that say so by
+            `nothing_left`: "stay" optimal for the belief; or "wander", all actions alike. A model reads off
+            where an agent stays that this is where it was paid, and believes it of itself where it was not.
 
     Raises:
-        ValueError: if the environment does not say which hypotheses it has, or `resample` is something else.
+        ValueError: if the environment does not say which hypotheses it has, or a setting is something else.
     """
-    if resample not in ("episode", "refuted"):
-        raise ValueError(f"resample is {resample!r}, but must be 'episode' or 'refuted'")
+    for name, value, choices in (
+        ("resample", resample, ("episode", "refuted")),
+        ("afterwards", afterwards, ("stay", "wander")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}, but must be {choices[0]!r} or {choices[1]!r}")
     world: Any = envs.unwrapped
-    if not hasattr(world, "consistent_hypotheses"):
-        needed = "an environment with consistent_hypotheses()"
-        raise ValueError(f"posterior sampling needs {needed}, and {world} has none")
-    rng = np.random.default_rng(seed)
+    for needed in ["consistent_hypotheses()"] + ["nothing_left"] * (afterwards == "wander"):
+        if not hasattr(world, needed.removesuffix("()")):
+            raise ValueError(f"posterior sampling needs an environment with {needed}, and {world} has none")
+    rng, wandering = (np.random.default_rng(key) for key in (seed, (seed, 1)))
     K = envs.num_envs
     rows = np.arange(K)
     possible: np.ndarray = np.ones((K, world.num_hypotheses), dtype=bool)
@@ -44,7 +53,11 @@ def posterior_sampling(envs: VectorEnv, num_episodes: int, seed: int, resample: 
     believed = rng.integers(world.num_hypotheses, size=K)
     episodes = np.zeros(K, dtype=np.int64)
     while episodes.min() < num_episodes:
-        observation, reward, terminated, truncated, _ = envs.step(world.optimal_actions(believed))
+        action = world.optimal_actions(believed)
+        if afterwards == "wander":
+            anything = wandering.integers(world.single_action_space.n, size=K)
+            action = np.where(world.nothing_left, anything, action)
+        observation, reward, terminated, truncated, _ = envs.step(action)
         done = terminated | truncated
         possible &= world.consistent_hypotheses(reward)
         changes = done | (reward > 0) if resample == "episode" else ~possible[rows, believed]
