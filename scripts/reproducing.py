@@ -147,6 +147,11 @@ SWEEP_SCALES = {
     "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=1000")),
     "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000",)),
 }
+# The same for what only tells in a longer training.
+LONGER = {
+    **SWEEP_SCALES,
+    "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=3000")),
+}
 
 
 optimum_of = functools.cache(optimal_return)
