@@ -136,9 +136,9 @@ def dark_key_to_door() -> Recipe:
 
     Posterior sampling finds key and door within five episodes. Histories end soon after, because what is to
     be learnt lies before: with 20 episodes of 2000 tasks the model ends at 1.6, with 10 of 4000 at 1.8, both
-    after a quarter of the training. Once the door is open the source wanders. Did it stay there, the model
-    would take the place where it has stood still for the door, and stand at the key for good: it ended at
-    1.92.
+    after a quarter of the training. Once the door is open the source wanders. From one that stays there the
+    model learns to take the place where it has stood still for the door: now and then it stands at the key
+    for good, and ends at 1.92 in place of 2.00.
     """
     return Recipe(
         name="dark-key-to-door",

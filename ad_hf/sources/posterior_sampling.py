@@ -29,8 +29,8 @@ def posterior_sampling(
         resample: when a belief is drawn anew: "episode", as PSRL does, in every episode, and when rewarded;
             "refuted" as soon as it is refuted, so that no step is spent on what is known to be wrong.
         afterwards: what to do in an episode that can pay no more, in environments that say so by
-            `nothing_left`: "stay" optimal for the belief; or "wander", all actions alike. A model reads off
-            where an agent stays that this is where it was paid, and believes it of itself where it was not.
+            `nothing_left`: "stay" optimal for the belief; or "wander", all actions alike. What is distilled
+            from the former may take where it stood still for where it was paid, and stand there for good.
 
     Raises:
         ValueError: if the environment does not say which hypotheses it has, or a setting is something else.
