@@ -7,7 +7,7 @@ Laskin et al. 2022: .54 with 20 transitions, .64, .88, 1.12, 1.76 with 100, 1.84
 
 from __future__ import annotations
 
-from reproducing import ALL, LONGER, REAL, SWEEP, Agent, Figure, reproduce
+from reproducing import ALL, REAL, SWEEP, Agent, Figure, reproduce, sweep_scales
 
 PAPER = {20: 0.54, 30: 0.64, 40: 0.88, 50: 1.12, 100: 1.76, 200: 1.84}
 GOALS = {20: {"at most": 0.75}, 50: {"beaten": 1.84}, 100: {"reproduced": 1.7}, 200: {"reproduced": 1.7}}
@@ -31,7 +31,7 @@ FIGURE = Figure(
         )
         for length, paper in PAPER.items()
     ),
-    scales=LONGER,
+    scales=sweep_scales(3000),
 )
 
 if __name__ == "__main__":

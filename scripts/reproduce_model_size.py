@@ -8,7 +8,7 @@ Laskin et al. 2022: 1.00 with a width of 16 and 1.93 with 256; 1.61 with 2 layer
 
 from __future__ import annotations
 
-from reproducing import GPU, REAL, SWEEP, SWEEP_SCALES, Agent, Figure, reproduce
+from reproducing import GPU, REAL, SWEEP, Agent, Figure, reproduce, sweep_scales
 
 # What is changed -> its values with the paper's return, and those that are tried on CPUs.
 SIZES = {
@@ -45,7 +45,7 @@ FIGURE = Figure(
     points="size",
     protocol="Laskin et al. 2022. The paper's model has width 64, 4 layers and 4 heads, ours 2 heads.",
     agents=of_all_sizes(),
-    scales=SWEEP_SCALES,
+    scales=sweep_scales(1000),
 )
 
 if __name__ == "__main__":

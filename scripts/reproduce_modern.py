@@ -8,12 +8,11 @@ Their protocols differ, in tasks, lengths, sources and sizes: see the page. The 
 from __future__ import annotations
 
 from reproduce_dark_room import BEST
-from reproducing import Q_KEY_TO_DOOR, TINY, Agent, Figure, Scale, reproduce
+from reproducing import FEW_TASKS, Q_KEY_TO_DOOR, TINY, Agent, Figure, Scale, reproduce
 
 FILTERED = ("windows.improvement_weight=1", "windows.stability_weight=1")
 NOISE = ("collect.source=noise", "collect.num_episodes=200", "windows.episode_stride=20")
 SHORT = ("family.horizon=40", "family.terminate_at_door=true", "family.num_test=64")
-FEW = ("family.num_train=20", "family.num_test=2")
 
 FIGURE = Figure(
     name="modern",
@@ -34,14 +33,14 @@ FIGURE = Figure(
             "Key-to-Door, AD from Q-learning",
             "dark-key-to-door",
             (*Q_KEY_TO_DOOR, *SHORT),
-            {"tiny": FEW, "cpu": ("train.updates=4000",)},
+            {"tiny": FEW_TASKS, "cpu": ("train.updates=4000",)},
             paper=0.99,
         ),
         Agent(
             "Key-to-Door, AD from posterior sampling",
             "dark-key-to-door",
             SHORT,
-            {"tiny": FEW, "cpu": ("train.updates=2000",)},
+            {"tiny": FEW_TASKS, "cpu": ("train.updates=2000",)},
             paper=0.99,
         ),
     ),

@@ -7,7 +7,7 @@ Laskin et al. 2022: after 300 episodes .44 from a single task, 1.31 from 303, 1.
 
 from __future__ import annotations
 
-from reproducing import GPU, REAL, SWEEP, SWEEP_SCALES, Agent, Figure, reproduce
+from reproducing import GPU, REAL, SWEEP, Agent, Figure, reproduce, sweep_scales
 
 PAPER = {
     1: 0.44,
@@ -50,7 +50,7 @@ FIGURE = Figure(
         )
         for tasks, paper in PAPER.items()
     ),
-    scales=SWEEP_SCALES,
+    scales=sweep_scales(1000),
 )
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Laskin et al. 2022: after 1000 episodes AD 1.82, its source 1.35.
 
 from __future__ import annotations
 
-from reproducing import FEW_TASKS, RANDOM, STREAM, SWEEP, Agent, Figure, Scale, reproduce
+from reproducing import FEW_TASKS, RANDOM, STREAM, SWEEP, Agent, Figure, Scale, reproduce, sweep_scales
 
 FIGURE = Figure(
     name="single_stream",
@@ -26,7 +26,7 @@ FIGURE = Figure(
     levels=(1.0, 1.6, 1.8),
     scales={
         "tiny": Scale(seeds=1, episodes=2, changes=FEW_TASKS),
-        "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=1000")),
+        "cpu": sweep_scales(1000)["cpu"],
         "paper": Scale(seeds=5, episodes=1000, changes=("train.updates=20000",)),
     },
 )

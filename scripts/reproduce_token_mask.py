@@ -7,7 +7,7 @@ Laskin et al. 2022: after 300 episodes 1.80 with a tenth hidden, 1.87 with .3, .
 
 from __future__ import annotations
 
-from reproducing import GPU, LONGER, REAL, SWEEP, Agent, Figure, reproduce
+from reproducing import GPU, REAL, SWEEP, Agent, Figure, reproduce, sweep_scales
 
 PAPER = {0.0: None, 0.1: 1.8, 0.3: 1.87, 0.5: 1.86, 0.7: 1.43, 0.9: 0.2}
 ON_CPU = (0.0, 0.3, 0.5, 0.9)
@@ -29,7 +29,7 @@ FIGURE = Figure(
         )
         for share, paper in PAPER.items()
     ),
-    scales=LONGER,
+    scales=sweep_scales(3000),
 )
 
 if __name__ == "__main__":

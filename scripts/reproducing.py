@@ -142,16 +142,16 @@ FEW_TASKS = (*TINY, "family.num_train=20", "family.num_test=2")
 # Key-to-Door for sweeps: a single stream, of which every tenth episode is kept, as its figure has it.
 STREAM = (*Q_KEY_TO_DOOR, "collect.learners_per_task=1")
 SWEEP = (*STREAM, "windows.episode_stride=10")
-SWEEP_SCALES = {
-    "tiny": Scale(seeds=1, episodes=2, changes=(*FEW_TASKS, "family.num_train=40")),
-    "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=1000")),
-    "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000",)),
-}
-# The same for what only tells in a longer training.
-LONGER = {
-    **SWEEP_SCALES,
-    "cpu": Scale(seeds=3, episodes=60, changes=("family.num_test=64", "train.updates=3000")),
-}
+
+
+def sweep_scales(updates: int) -> dict[str, Scale]:
+    """The scales of a sweep over Key-to-Door, with so many updates on CPUs."""
+    cpu = ("family.num_test=64", f"train.updates={updates}")
+    return {
+        "tiny": Scale(seeds=1, episodes=2, changes=(*FEW_TASKS, "family.num_train=40")),
+        "cpu": Scale(seeds=3, episodes=60, changes=cpu),
+        "paper": Scale(seeds=5, episodes=300, changes=("train.updates=20000",)),
+    }
 
 
 optimum_of = functools.cache(optimal_return)

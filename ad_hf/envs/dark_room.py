@@ -101,7 +101,7 @@ class DarkRoomVectorEnv(LockstepVectorEnv):
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._positions = move(self._positions, actions, self.size)
         on_goal = at(self._positions, self.goals)
-        rewards = (on_goal & ~self._paid if self.reward_once else on_goal).astype(np.float64)
+        rewards = (on_goal & ~self.nothing_left).astype(np.float64)
         self._paid |= on_goal
         return rewards, on_goal & self.terminate_on_goal
 
@@ -124,7 +124,7 @@ class DarkRoomVectorEnv(LockstepVectorEnv):
         Asked before the rooms that ended are reset. A room that has already paid once says nothing by a 0.
         """
         here = np.arange(self.size**2) == (self._positions @ [self.size, 1])[:, None]  # (K, H)
-        silent = (self._paid if self.reward_once else np.zeros_like(self._paid)) & (rewards == 0)
+        silent = self.nothing_left & (rewards == 0)
         return np.where(rewards[:, None] > 0, here, ~here | silent[:, None])
 
     @property

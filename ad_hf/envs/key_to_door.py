@@ -101,7 +101,7 @@ class DarkKeyToDoorVectorEnv(LockstepVectorEnv):
         self._positions = move(self._positions, actions, self.size)
         takes = at(self._positions, self.keys) & ~self._has_key
         at_door = at(self._positions, self.doors) & self._has_key
-        pays = at_door if self.door_pays_every_step else at_door & ~self._opened
+        pays = at_door & ~self.nothing_left
         self._had_key = self._has_key
         self._has_key = self._has_key | takes
         self._opened = self._opened | at_door
